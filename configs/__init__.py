@@ -1,0 +1,1 @@
+"""Presets (YAML), shipped as package data."""

@@ -1,0 +1,1 @@
+"""The step loop and everything that touches the device."""

@@ -1,0 +1,1 @@
+"""Linear, norm, rotary embedding, attention: precision is a property of a layer."""

@@ -1,0 +1,1 @@
+"""One decoder definition for every supported architecture."""

@@ -1,0 +1,112 @@
+"""The seam that the server sees: what goes down to the engine, what comes up. No torch.
+
+The same structures cross the process boundary (msgspec) and are handed around inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from qoq.scheduler.request import FinishReason, SamplingParams
+
+__all__ = [
+    "EngineClient",
+    "EngineDeadError",
+    "EngineHealth",
+    "EngineInfo",
+    "EngineStats",
+    "FinishReason",
+    "GenerateRequest",
+    "SamplingParams",
+    "TokenOutput",
+]
+
+
+class EngineDeadError(RuntimeError):
+    """The engine process failed or stalled; the message says why and what happens next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One sequence to generate. Lower ``priority`` runs first; ``arrival_s`` is monotonic time."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    priority: int = 0
+    arrival_s: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class TokenOutput:
+    """New tokens of one request. A slow reader gets several steps merged into one.
+
+    ``time_s`` is when the newest token was made and ``scheduled_s`` when the request first ran,
+    both on the machine's monotonic clock. The last output, and only the last, has a
+    ``finish_reason``; it may carry no token.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    time_s: float = 0.0
+    scheduled_s: float | None = None
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """Facts about the loaded model that the server needs to validate a request."""
+
+    model: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    bos_token_id: int | None
+    num_blocks: int
+    block_size: int
+    precision: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """Gauges, and counters since the engine started."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_cache_usage: float = 0.0
+    num_preemptions: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineHealth:
+    """``is_ready``: loaded and taking requests. ``cause`` says what is wrong where it is not."""
+
+    is_ready: bool
+    is_healthy: bool
+    cause: str | None = None
+
+
+class EngineClient(Protocol):
+    """What the server may ask of an engine, wherever that engine runs."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenOutput]:
+        """Yield outputs until one has a finish reason. Leaving the iterator early aborts.
+
+        Raises EngineDeadError when the engine fails while the request waits or runs.
+        """
+        ...
+
+    async def abort(self, request_id: str) -> None: ...
+
+    def health(self) -> EngineHealth: ...
+
+    def stats(self) -> EngineStats: ...

@@ -1,0 +1,1 @@
+"""Offline: a 16-bit model in, a QoQ checkpoint out."""

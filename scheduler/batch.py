@@ -1,0 +1,68 @@
+"""What crosses between scheduler and model runner in one step: down a batch, up token ids.
+
+A batch holds differences only. The runner keeps each request's tokens and block table and
+extends them; a request that is new, or resumed after a preemption, comes with its whole state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qoq.scheduler.request import FinishReason, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """State that the runner does not have yet: all known tokens, and how to sample."""
+
+    token_ids: list[int]
+    num_prompt_tokens: int
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRequest:
+    """``num_scheduled_tokens`` tokens of one request, from position ``num_computed_tokens`` on.
+
+    ``samples`` says that the last of them is the request's newest token, so that the step yields
+    one new token. ``new_block_ids`` extend the block table (or are all of it where ``new`` is
+    set, which replaces whatever the runner kept).
+    """
+
+    request_id: str
+    num_computed_tokens: int
+    num_scheduled_tokens: int
+    samples: bool
+    new_block_ids: list[int]
+    new: NewRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step. ``dropped`` names requests whose state the runner may forget first."""
+
+    scheduled: list[ScheduledRequest]
+    dropped: list[str]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_scheduled_tokens for item in self.scheduled)
+
+    @property
+    def num_samples(self) -> int:
+        return sum(item.samples for item in self.scheduled)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one step did for one request: at most one token, and the end if it ended.
+
+    ``scheduled_s`` is when the request first ran (the engine's monotonic clock, seconds; None
+    where it never did); ``num_cached_tokens`` is how much of the prompt the prefix cache spared.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None
+    scheduled_s: float | None
+    num_cached_tokens: int
