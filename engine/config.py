@@ -10,10 +10,11 @@ from pathlib import Path
 class EngineConfig:
     """What to load and how much it may hold.
 
-    ``model`` is a checkpoint folder. ``precision`` None keeps the checkpoint's own. The KV cache
-    takes ``kv_cache_bytes``, or, where that is None, what ``max_num_seqs`` requests of
-    ``max_model_len`` tokens need, bounded by half of the free memory. ``max_model_len`` None is
-    the model's own limit. ``num_threads`` None is one a physical core.
+    ``model`` is a checkpoint folder. ``precision`` None keeps the checkpoint's own.
+    ``max_model_len`` None is the model's own limit, or what the KV cache holds if that is less.
+    ``num_threads`` None is one a core. A step runs at most ``max_num_batched_tokens`` tokens of
+    ``max_num_seqs`` requests. With ``steps_in_flight`` 2 the next step is prepared while one runs.
+    A step that runs longer than ``stall_timeout_s`` makes the engine unhealthy.
     """
 
     model: Path
@@ -21,6 +22,8 @@ class EngineConfig:
     max_model_len: int | None = None
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 512
-    kv_cache_bytes: int | None = None
+    kv_cache_bytes: int = 2**30
     enable_prefix_caching: bool = True
     num_threads: int | None = None
+    steps_in_flight: int = 2
+    stall_timeout_s: float = 120.0

@@ -27,6 +27,9 @@ class ScheduledRequest:
     ``samples`` says that the last of them is the request's newest token, so that the step yields
     one new token. ``new_block_ids`` extend the block table (or are all of it where ``new`` is
     set, which replaces whatever the runner kept).
+
+    With a step in flight the last token may be one that only the device knows: the runner then
+    takes the id that its previous step sampled for the request.
     """
 
     request_id: str
@@ -36,10 +39,20 @@ class ScheduledRequest:
     new_block_ids: list[int]
     new: NewRequest | None = None
 
+    @property
+    def end(self) -> int:
+        """One past the position of the last scheduled token."""
+        return self.num_computed_tokens + self.num_scheduled_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step. ``dropped`` names requests whose state the runner may forget first."""
+    """One step. ``dropped`` names requests whose state the runner may forget first.
+
+    An id may be both in ``dropped`` and ``new`` in ``scheduled``: used again by a client, or
+    preempted and resumed at once, because others hold blocks now that it can share. A batch that
+    schedules nothing drops nothing either and need not be run.
+    """
 
     scheduled: list[ScheduledRequest]
     dropped: list[str]

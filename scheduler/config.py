@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_AT_LEAST_ONE = (
+    "num_blocks",
+    "block_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_len",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
     """``num_blocks`` KV blocks of ``block_size`` tokens, and what one step may run.
 
     ``max_num_seqs`` bounds the running requests, ``max_num_batched_tokens`` the tokens of a step,
-    ``max_model_len`` prompt plus output of one request.
+    ``max_model_len`` prompt plus output of one request. Raises ValueError for a limit below 1,
+    under which no request could ever run.
     """
 
     num_blocks: int
@@ -19,3 +28,8 @@ class SchedulerConfig:
     max_num_batched_tokens: int
     max_model_len: int
     enable_prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; set it to 1 or more")

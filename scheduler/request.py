@@ -48,6 +48,9 @@ class Request:
 
     ``num_computed_tokens`` counts tokens whose KV is in the cache or will be once the steps in
     flight are done. ``num_in_flight`` counts sampled tokens that are not known on the host yet.
+    ``block_hashes`` chains over the full blocks of the known tokens, as far as it was needed.
+    ``num_cached_tokens`` is what the prefix cache spared of the prompt at the first admission.
+    ``arrival_order`` is given by the scheduler and decides between equal arrival times.
     """
 
     request_id: str
@@ -64,6 +67,8 @@ class Request:
     num_computed_tokens: int = 0
     num_in_flight: int = 0
     num_cached_tokens: int = 0
+    num_preemptions: int = 0
+    arrival_order: int = 0
     scheduled_s: float | None = None
 
     @property
@@ -74,6 +79,24 @@ class Request:
     @property
     def token_ids(self) -> list[int]:
         return self.prompt_token_ids + self.output_token_ids
+
+    def slice_token_ids(self, start: int, stop: int) -> list[int]:
+        """``token_ids[start:stop]`` without joining the whole lists first."""
+        num_prompt = len(self.prompt_token_ids)
+        output = self.output_token_ids[max(start - num_prompt, 0) : max(stop - num_prompt, 0)]
+        return self.prompt_token_ids[start:stop] + output
+
+    @property
+    def rank(self) -> tuple[int, float, int]:
+        """Place among all requests: the smallest runs first and is preempted last."""
+        return (self.priority, self.arrival_s, self.arrival_order)
+
+    @property
+    def num_schedulable_tokens(self) -> int:
+        """Tokens without KV, the one in flight included; 0 once that one will be the last."""
+        if len(self.output_token_ids) + self.num_in_flight >= self.sampling.max_tokens:
+            return 0
+        return self.num_tokens + self.num_in_flight - self.num_computed_tokens
 
     @property
     def is_finished(self) -> bool:

@@ -1,0 +1,118 @@
+"""Config to a running engine: load, size the cache, wire, warm up."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+
+from qoq.engine.checkpoint import Checkpoint, CheckpointError, read_json
+from qoq.engine.config import EngineConfig
+from qoq.engine.engine import Engine
+from qoq.engine.memory import MemoryPlan, available_memory, plan_memory
+from qoq.engine.model_runner import ModelRunner
+from qoq.engine.models.config import ModelConfig, parse_model_config
+from qoq.engine.models.loader import kv_format, load_decoder
+from qoq.engine.precision import Precision, parse_precision
+from qoq.engine.protocol import EngineInfo
+from qoq.kernels.int8_gemm import check_exactness
+from qoq.scheduler.config import SchedulerConfig
+from qoq.scheduler.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
+    """Load the checkpoint and return an engine that is ready for requests.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, corrupt, or of another precision.
+        OutOfMemoryError: weights and KV cache do not fit.
+        ValueError: an unsupported architecture or a setting out of range.
+    """
+    started_s = time.monotonic()
+    runner, info, plan = build_runner(config)
+    scheduler = Scheduler(
+        SchedulerConfig(
+            num_blocks=plan.num_blocks,
+            block_size=info.block_size,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=plan.max_model_len,
+            enable_prefix_caching=config.enable_prefix_caching,
+        )
+    )
+    logger.info(
+        "%s %s on %s: %d KV blocks of %d tokens, context %d, loaded in %.1f s",
+        info.model,
+        info.precision,
+        info.device,
+        info.num_blocks,
+        info.block_size,
+        info.max_model_len,
+        time.monotonic() - started_s,
+    )
+    return Engine(scheduler, runner, config.steps_in_flight), info
+
+
+def build_runner(config: EngineConfig) -> tuple[ModelRunner, EngineInfo, MemoryPlan]:
+    """As ``build_engine``, without a scheduler: for evaluation that makes its own batches."""
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    check_exactness()
+    checkpoint = Checkpoint(config.model)
+    model = parse_model_config(checkpoint.config)
+    precision = _precision(config, checkpoint)
+    fmt = kv_format(model, precision)
+    plan = plan_memory(
+        config,
+        weight_bytes=_weight_bytes(model, precision),
+        bytes_per_block=fmt.block_bytes * model.num_layers,
+        block_size=fmt.block_size,
+        model_limit=model.max_position_embeddings,
+        available_bytes=available_memory(),
+    )
+    decoder = load_decoder(checkpoint, model, precision, plan.max_model_len)
+    info = EngineInfo(
+        model=config.model.name,
+        max_model_len=plan.max_model_len,
+        vocab_size=model.vocab_size,
+        eos_token_ids=_eos_token_ids(checkpoint, model),
+        bos_token_id=model.bos_token_id,
+        num_blocks=plan.num_blocks,
+        block_size=fmt.block_size,
+        precision=precision.name,
+        device="cpu",
+    )
+    return ModelRunner(decoder, model, fmt, plan.num_blocks), info, plan
+
+
+def _precision(config: EngineConfig, checkpoint: Checkpoint) -> Precision:
+    """The one asked for, if the checkpoint can give it: any dense one, or its own quantized one."""
+    own = checkpoint.precision
+    wanted = own if config.precision is None else parse_precision(config.precision)
+    if wanted.name != own.name and (wanted.is_quantized or own.is_quantized):
+        raise CheckpointError(
+            f"{checkpoint.folder}: holds {own.name} weights, not {wanted.name}; leave out "
+            f"--precision, or quantize the original model with --precision {wanted.name}"
+        )
+    return wanted
+
+
+def _weight_bytes(model: ModelConfig, precision: Precision) -> int:
+    """What the loaded weights take: INT8 or the dtype for layers, fp32 for lm_head."""
+    heads = (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+    per_layer = model.hidden_size * (heads + 3 * model.intermediate_size)
+    width = {"float32": 4, "float16": 4, "bfloat16": 2}[precision.dtype]
+    layers = model.num_layers * per_layer * (1 if precision.is_quantized else width)
+    return layers + model.vocab_size * model.hidden_size * (4 + 2)
+
+
+def _eos_token_ids(checkpoint: Checkpoint, model: ModelConfig) -> tuple[int, ...]:
+    """generation_config.json knows them better than config.json: chat models have several."""
+    path = checkpoint.folder / "generation_config.json"
+    eos = read_json(path).get("eos_token_id") if path.exists() else None
+    if eos is None:
+        return model.eos_token_ids
+    return tuple(eos) if isinstance(eos, list) else (eos,)

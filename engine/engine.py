@@ -1,0 +1,52 @@
+"""The step loop: schedule, run, update, with one step in flight while the next is prepared."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from qoq.engine.model_runner import ModelRunner
+from qoq.scheduler.batch import Batch, RequestOutput
+from qoq.scheduler.request import Request
+from qoq.scheduler.scheduler import Scheduler
+from qoq.scheduler.stats import SchedulerStats
+
+
+class Engine:
+    """Owns the scheduler and the runner; the runner's thread stands for the device's queue."""
+
+    def __init__(self, scheduler: Scheduler, runner: ModelRunner, steps_in_flight: int) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._steps_in_flight = steps_in_flight
+        self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+        self._in_flight: deque[tuple[Batch, Future[list[int]]]] = deque()
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def stats(self) -> SchedulerStats:
+        return self._scheduler.stats()
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises ValueError where it can never run."""
+        self._scheduler.add(request)
+
+    def abort(self, request_id: str) -> bool:
+        """End a request by the next step; False where there is none of that id."""
+        return self._scheduler.abort(request_id)
+
+    def step(self) -> list[RequestOutput]:
+        """Submit the next step and, once enough are in flight, wait for the oldest."""
+        batch = self._scheduler.schedule()
+        if batch.scheduled:
+            self._in_flight.append((batch, self._device.submit(self._runner.run, batch)))
+        is_full = len(self._in_flight) >= self._steps_in_flight
+        if self._in_flight and (is_full or not batch.scheduled):
+            batch, tokens = self._in_flight.popleft()
+            return self._scheduler.update(batch, tokens.result())
+        return self._scheduler.take_outputs()
+
+    def close(self) -> None:
+        self._device.shutdown(cancel_futures=True)

@@ -1,0 +1,64 @@
+"""The decoder of the Llama family: what differs between models is in its config and its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qoq.engine.layers.attention import Attention, StepTensors
+from qoq.engine.layers.linear import Activations, DenseLinear, Linear
+from qoq.engine.layers.norm import AddNorm
+from qoq.kernels.silu_mul import silu_mul, silu_mul_quantize
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    gate_up_proj: Linear
+    down_proj: Linear
+    quantizes: bool
+
+    def __call__(self, x: Activations) -> Tensor:
+        gate_up = self.gate_up_proj(x)
+        return self.down_proj(silu_mul_quantize(gate_up) if self.quantizes else silu_mul(gate_up))
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    input_norm: AddNorm
+    attention: Attention
+    post_attention_norm: AddNorm
+    mlp: Mlp
+
+    def __call__(
+        self, x: Tensor | None, residual: Tensor, cache: Tensor, step: StepTensors
+    ) -> Tensor:
+        """What the layer adds to the residual stream; ``x`` is what the previous one adds."""
+        x = self.attention(self.input_norm(x, residual), cache, step)
+        return self.mlp(self.post_attention_norm(x, residual))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """``embedding`` ``[V, hidden]`` in 16 or 32 bits; the residual stream has ``norm``'s dtype."""
+
+    embedding: Tensor
+    layers: list[DecoderLayer]
+    norm: AddNorm
+    lm_head: DenseLinear
+    rope_table: Tensor
+
+    def hidden_states(self, step: StepTensors, caches: list[Tensor], rows: Tensor) -> Tensor:
+        """Run a step; the final hidden states ``[R, hidden]`` of tokens ``rows`` int64 ``[R]``."""
+        residual = self.embedding[step.input_ids].to(self.norm.gain.dtype)
+        x: Tensor | None = None
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x = layer(x, residual, cache, step)
+        assert x is not None
+        normed = self.norm(x[rows], residual[rows])
+        assert isinstance(normed, Tensor)
+        return normed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Fp32 ``[R, V]``."""
+        return self.lm_head(hidden.float())

@@ -1,0 +1,164 @@
+"""The paged KV cache: how keys and values are quantized, laid out, stored and loaded.
+
+Quantized, per token and kv head, after RoPE: ``scale = fp16((max - min) / (2 ** bits - 1))``
+(0 -> 1), ``bias = fp16(min)``, ``q = clamp(round((x - bias) / scale), 0, 2 ** bits - 1)`` and
+``x' = q * scale + bias`` (QServe, arXiv 2405.04532, section 4.2).
+
+A cache of one layer is ``[num_blocks, block_elements]`` and a block holds everything of its tokens:
+codes, bytes ``[2, H, block_size, D * bits / 8]``, keys then values, and after them fp16
+``[2, H, 2, block_size]`` of scale and bias. At 4 bits a byte has dimension ``d`` in its low and
+``d + D / 2`` in its high nibble, so that each half of a head unpacks as one contiguous run.
+Unquantized, a block is ``[2, H, block_size, D]`` in the cache's dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FP16_MAX = 65504.0
+
+
+class SlotMapping(NamedTuple):
+    """Where a step's tokens go: block ids and offsets in the block, int64 ``[M]`` each."""
+
+    blocks: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KvFormat:
+    """``bits`` 4 or 8 (quantized), or a floating-point ``dtype`` with ``bits`` None."""
+
+    num_kv_heads: int
+    head_dim: int
+    bits: int | None = 4
+    dtype: torch.dtype = torch.uint8
+    block_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8, None):
+            raise ValueError(f"bits: expected 4, 8 or None, got {self.bits}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim: expected an even number, got {self.head_dim}")
+        if (self.bits is None) != self.dtype.is_floating_point:
+            raise ValueError(f"dtype: {self.dtype} does not go with bits {self.bits}")
+
+    @property
+    def code_width(self) -> int:
+        """Elements of one token's keys (or values) of one head: bytes where quantized."""
+        return self.head_dim if self.bits is None else self.head_dim * self.bits // 8
+
+    @property
+    def code_elements(self) -> int:
+        return 2 * self.num_kv_heads * self.block_size * self.code_width
+
+    @property
+    def block_elements(self) -> int:
+        scale_bytes = 0 if self.bits is None else 2 * self.num_kv_heads * 2 * self.block_size * 2
+        return self.code_elements + scale_bytes
+
+    @property
+    def block_bytes(self) -> int:
+        return self.block_elements * self.dtype.itemsize
+
+    def allocate(self, num_blocks: int) -> Tensor:
+        """An empty cache of one layer, ``[num_blocks, block_elements]``.
+
+        Memory comes zeroed and is taken from the system page by page as blocks are first used.
+        """
+        zeros = np.zeros((num_blocks, self.block_bytes), dtype=np.uint8)
+        return torch.from_numpy(zeros).view(self.dtype)
+
+    def codes(self, blocks: Tensor) -> Tensor:
+        """View of blocks ``[B, block_elements]`` as ``[B, 2, H, block_size, code_width]``."""
+        shape = (2, self.num_kv_heads, self.block_size, self.code_width)
+        return torch.unflatten(blocks[:, : self.code_elements], 1, shape)
+
+    def scales(self, blocks: Tensor) -> Tensor:
+        """View of blocks as fp16 ``[B, 2, H, 2, block_size]``: scale, then bias."""
+        shape = (2, self.num_kv_heads, 2, self.block_size)
+        return torch.unflatten(blocks[:, self.code_elements :].view(torch.float16), 1, shape)
+
+
+def quantize_kv(kv: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Codes uint8 ``[..., D]`` and scale and bias fp16 ``[..., 2]`` of fp32 ``[..., D]``.
+
+    Scale and bias are finite whatever comes in: a block may serve another request next, and a NaN
+    in a masked place would still reach its sums.
+    """
+    low, high = kv.amin(dim=-1), kv.amax(dim=-1)
+    levels = 2**bits - 1
+    scale = ((high - low) / levels).clamp_(max=FP16_MAX).nan_to_num_(1.0).half()
+    scale.masked_fill_(scale == 0, 1.0)
+    bias = low.clamp_(-FP16_MAX, FP16_MAX).nan_to_num_(0.0).half()
+    codes = (kv - bias[..., None]).div_(scale[..., None]).round_().clamp_(0, levels)
+    return codes.to(torch.uint8), torch.stack((scale, bias), dim=-1)
+
+
+def dequantize_kv(codes: Tensor, scale_bias: Tensor) -> Tensor:
+    """``codes * scale + bias``, fp32 ``[..., D]``."""
+    scale, bias = scale_bias.float().unbind(dim=-1)
+    return codes.float() * scale[..., None] + bias[..., None]
+
+
+def store_kv(cache: Tensor, slots: SlotMapping, kv: Tensor, fmt: KvFormat) -> None:
+    """Quantize keys and values fp32 ``[M, 2, H, D]`` and write them to their slots.
+
+    Raises:
+        ValueError: shapes do not match.
+        IndexError: a slot lies outside the cache.
+    """
+    expected = (slots.blocks.shape[0], 2, fmt.num_kv_heads, fmt.head_dim)
+    if kv.shape != expected:
+        raise ValueError(f"kv: expected {list(expected)}, got {list(kv.shape)}")
+    every = slice(None)
+    if fmt.bits is None:
+        codes = kv.to(fmt.dtype).nan_to_num_()
+    else:
+        codes, scale_bias = quantize_kv(kv, fmt.bits)
+        fmt.scales(cache)[slots.blocks, :, :, :, slots.offsets] = scale_bias
+    if fmt.bits == 4:
+        low, high = codes.chunk(2, dim=-1)
+        codes = torch.add(low, high, alpha=16)
+    fmt.codes(cache)[slots.blocks, every, every, slots.offsets] = codes
+
+
+def load_codes(blocks: Tensor, num_sequences: int, fmt: KvFormat) -> tuple[Tensor, Tensor]:
+    """Codes and scales of ``num_sequences`` runs of blocks, ``[R * B, block_elements]``.
+
+    Returns codes fp32 ``[2, P, R * H, T, D / P]``, keys first, in ``P`` parts of a head (2 at 4
+    bits, else 1), and fp32 ``[2, 2, R * H, T]``: of keys and values, scale and bias. ``T`` is
+    ``B * block_size``.
+    """
+    packed = _by_sequence(fmt.codes(blocks).flatten(3), num_sequences)
+    scales = _by_sequence(fmt.scales(blocks).transpose(2, 3).flatten(1, 2), num_sequences)
+    parts = 2 if fmt.bits == 4 else 1
+    codes = torch.empty((2, parts, *packed.shape[1:]), dtype=torch.float32)
+    if fmt.bits == 4:
+        codes[:, 0] = packed & 15
+        codes[:, 1] = packed >> 4
+    else:
+        codes[:, 0] = packed
+    wide = torch.empty(scales.shape, dtype=torch.float32).copy_(scales)
+    rows = num_sequences * fmt.num_kv_heads
+    return codes.view(2, parts, rows, -1, fmt.head_dim // parts), wide.view(2, 2, rows, -1)
+
+
+def load_kv(blocks: Tensor, num_sequences: int, fmt: KvFormat) -> Tensor:
+    """Keys and values fp32 ``[2, R * H, T, D]`` of runs of blocks ``[R * B, block_elements]``."""
+    if fmt.bits is not None:
+        codes, scales = load_codes(blocks, num_sequences, fmt)
+        whole = torch.cat(codes.unbind(dim=1), dim=-1)
+        return dequantize_kv(whole, scales.movedim(1, -1))
+    kv = _by_sequence(fmt.codes(blocks).flatten(3), num_sequences)
+    return kv.float().reshape(2, num_sequences * fmt.num_kv_heads, -1, fmt.head_dim)
+
+
+def _by_sequence(blocks: Tensor, num_sequences: int) -> Tensor:
+    """``[R * B, S, H, E]`` to ``[S, R, H, B, E]``."""
+    return torch.unflatten(blocks, 0, (num_sequences, -1)).permute(2, 0, 3, 1, 4)

@@ -1,0 +1,108 @@
+"""MODEL as the user gives it to a checkpoint folder that the engine loads.
+
+A model that is not one yet is quantized on first use; the result is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from qoq.quantize.errors import ModelSourceError
+from qoq.quantize.hf_source import read_json
+from qoq.quantize.hub import fetch_from_hub, is_hub_id
+from qoq.quantize.preset import find_preset, model_presets
+from qoq.quantize.quantization_config import (
+    DEFAULT_PRECISION,
+    FORMAT_VERSION,
+    QuantizationConfig,
+)
+from qoq.quantize.quantize import quantize_model
+
+logger = logging.getLogger(__name__)
+
+
+def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """``QOQ_CACHE``, or ``~/.cache/qoq``."""
+    return Path(environ.get("QOQ_CACHE") or "~/.cache/qoq").expanduser()
+
+
+def resolve_model(
+    model: str, *, precision: str | None, group_size: int, cache_dir: Path, progress: bool
+) -> Path:
+    """The checkpoint folder of ``model``.
+
+    ``model`` is a preset's name, a checkpoint, a Hugging Face folder or hub id, or a GGUF file.
+    ``precision`` None keeps a checkpoint's own and quantizes anything else to w4a8kv4. Raises
+    ModelSourceError with a sentence that says what to change, OSError where the disk refuses.
+    """
+    source = locate(model, cache_dir)
+    if source.is_dir():
+        config = read_json(source / "config.json")
+        if "quantization_config" in config:
+            _check_precision(source, config["quantization_config"], precision)
+            return source
+    wanted = QuantizationConfig(precision or DEFAULT_PRECISION, group_size)
+    if source.is_dir() and wanted.is_dense:
+        return source
+    return _cached(source, wanted, cache_dir, progress)
+
+
+def locate(model: str, cache_dir: Path) -> Path:
+    """A local folder or GGUF file for ``model``, fetched if need be."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return path.resolve()
+    preset = find_preset(model)
+    if preset is not None:
+        return preset.fetch(cache_dir)
+    if is_hub_id(model) and path.suffix != ".gguf":
+        return fetch_from_hub(model)
+    names = ", ".join(preset.name for preset in model_presets())
+    raise ModelSourceError(f"{model!r} is neither a path that exists nor a preset ({names})")
+
+
+def _check_precision(source: Path, entry: Mapping[str, object], precision: str | None) -> None:
+    own = QuantizationConfig.from_json(entry).precision
+    if precision not in (None, own):
+        raise ModelSourceError(
+            f"{source} is quantized to {own}, not {precision}; leave the precision out, "
+            "or give the 16-bit model it was made from"
+        )
+
+
+def _cached(source: Path, wanted: QuantizationConfig, cache_dir: Path, progress: bool) -> Path:
+    name = source.name.removesuffix(".gguf")
+    out = cache_dir / "checkpoints" / f"{name}-{wanted.label}-{_digest(source)}"
+    if out.exists():
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    logger.warning("quantizing %s to %s into %s", source, wanted.label, out)
+    try:
+        return quantize_model(
+            source,
+            out,
+            precision=wanted.precision,
+            group_size=wanted.group_size,
+            progress=progress,
+        )
+    except FileExistsError:
+        return out  # another process wrote it while we waited
+
+
+def _digest(source: Path) -> str:
+    """Changes with the path, size or time of any file of the model, and with our format."""
+    identity = [FORMAT_VERSION, *_identities(source)]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+
+
+def _identities(source: Path) -> Iterator[tuple[str, int, int]]:
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    for file in files:
+        if file.suffix in (".json", ".jinja", ".model", ".safetensors", ".gguf"):
+            stat = file.stat()
+            yield str(file), stat.st_size, stat.st_mtime_ns

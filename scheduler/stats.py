@@ -1,0 +1,21 @@
+"""What the scheduler reports about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerStats:
+    """Gauges, and counters since the start. Prefix queries and hits are in tokens.
+
+    ``kv_cache_usage`` is the share of blocks that requests hold, 0.0 when idle. A preempted
+    request counts as waiting, and its resumption is not a prefix query.
+    """
+
+    num_running: int
+    num_waiting: int
+    kv_cache_usage: float
+    num_preemptions: int
+    prefix_cache_queries: int
+    prefix_cache_hits: int

@@ -1,0 +1,65 @@
+"""The application: which URL leads where, and what stands before all of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from fastapi import FastAPI
+
+from qoq.engine.protocol import EngineClient
+from qoq.server import answer, errors
+from qoq.server.auth import ApiKeyMiddleware
+from qoq.server.body_limit import BodyLimitMiddleware
+from qoq.server.config import ServerConfig
+from qoq.server.endpoints import Endpoints
+from qoq.server.request_id import RequestIdMiddleware
+from qoq.server.tokenizer import Tokenizer
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": answer.ErrorBody, "description": "The request is at fault."},
+    "5XX": {"model": answer.ErrorBody, "description": "The server is at fault, or not ready."},
+}
+_TEXT = {"schema": {"type": "string"}}
+
+
+def build_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:
+    """Serves ``engine``, which may still be loading. Raises TokenizerError for a bad template."""
+    app = FastAPI(
+        title="qoq",
+        version=importlib.metadata.version("qoq"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        strict_content_type=False,
+    )
+    errors.install(app)
+    _add_routes(app, Endpoints(engine, tokenizer, config))
+    # The last added is the outermost.
+    app.add_middleware(BodyLimitMiddleware, max_body_bytes=config.max_body_bytes)
+    if config.api_keys:
+        app.add_middleware(ApiKeyMiddleware, api_keys=config.api_keys)
+    app.add_middleware(RequestIdMiddleware)
+    return app
+
+
+def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
+    def add(method: str, path: str, endpoint: Any, **success: Any) -> None:
+        responses = {200: {"description": "Success", **success}, **_REFUSALS}
+        app.add_api_route(
+            path, endpoint, methods=[method], response_model=None, responses=responses
+        )
+
+    def add_generation(path: str, endpoint: Any, model: type) -> None:
+        add("POST", path, endpoint, model=model, content={"text/event-stream": _TEXT})
+
+    add_generation("/v1/chat/completions", endpoints.chat, answer.ChatCompletion)
+    add_generation("/v1/completions", endpoints.complete, answer.Completion)
+    add("GET", "/v1/models", endpoints.list_models, model=answer.ModelList)
+    add("GET", "/v1/models/{model_id:path}", endpoints.get_model, model=answer.Model)
+    add("POST", "/tokenize", endpoints.tokenize, model=answer.Tokens)
+    add("POST", "/detokenize", endpoints.detokenize, model=answer.DetokenizedPrompt)
+    add("GET", "/health", endpoints.health, model=answer.Status)
+    add("GET", "/ready", endpoints.ready, model=answer.Status)
+    add("GET", "/version", endpoints.version, model=answer.Version)
+    add("GET", "/metrics", endpoints.metrics, content={"text/plain": _TEXT})

@@ -1,0 +1,47 @@
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qoq.quantize import command
+
+from .tiny_gguf import write_tiny_gguf
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_writes_a_checkpoint_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_tiny_gguf(tmp_path / "x.gguf")
+    out = tmp_path / "deep" / "out"
+    assert run(tmp_path / "x.gguf", "--out", out, "--group-size", 32) == 0
+    assert (out / "model.safetensors").exists()
+    captured = capsys.readouterr()
+    assert captured.out == f"wrote {out}\n"
+    assert "layer/s" in captured.err or "s/layer" in captured.err  # the progress bar
+
+
+@pytest.mark.parametrize("problem", ["taken", "missing", "shape"])
+def test_problems_are_one_sentence_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], problem: str
+):
+    write_tiny_gguf(tmp_path / "x.gguf")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    model = tmp_path / ("gone.gguf" if problem == "missing" else "x.gguf")
+    out = tmp_path / ("taken" if problem == "taken" else "out")
+    if problem == "shape":
+        (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    assert run(model, "--out", out) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("qoq quantize: ") and error.count("\n") == 1
+
+
+def test_reading_the_arguments_does_not_load_torch():
+    code = "import sys, qoq.quantize.command; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
