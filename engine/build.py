@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -26,13 +27,18 @@ logger = logging.getLogger(__name__)
 def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     """Load the checkpoint and return an engine that is ready for requests.
 
+    Everything that uses torch runs in the engine's device thread, loading too. OpenMP keeps a team
+    of threads for every thread that asks for one, and with two teams on the same cores its barriers
+    sleep instead of spin: a decode step took 95 ms in place of 54.
+
     Raises:
         CheckpointError: the checkpoint is missing, corrupt, or of another precision.
         OutOfMemoryError: weights and KV cache do not fit.
         ValueError: an unsupported architecture or a setting out of range.
     """
     started_s = time.monotonic()
-    runner, info, plan = build_runner(config)
+    device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+    runner, info, plan = device.submit(build_runner, config).result()
     scheduler = Scheduler(
         SchedulerConfig(
             num_blocks=plan.num_blocks,
@@ -53,7 +59,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
         info.max_model_len,
         time.monotonic() - started_s,
     )
-    return Engine(scheduler, runner, config.steps_in_flight), info
+    return Engine(scheduler, runner, device, config.steps_in_flight), info
 
 
 def build_runner(config: EngineConfig) -> tuple[ModelRunner, EngineInfo, MemoryPlan]:

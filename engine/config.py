@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What to load and how much it may hold.
+    """What to load and how much it may hold. ``model`` is a checkpoint folder.
 
-    ``model`` is a checkpoint folder. ``precision`` None keeps the checkpoint's own.
-    ``max_model_len`` None is the model's own limit, or what the KV cache holds if that is less.
-    ``num_threads`` None is one a core. A step runs at most ``max_num_batched_tokens`` tokens of
-    ``max_num_seqs`` requests. With ``steps_in_flight`` 2 the next step is prepared while one runs.
-    A step that runs longer than ``stall_timeout_s`` makes the engine unhealthy.
+    Each field but ``model`` is a flag of ``qoq serve``.
     """
 
     model: Path
-    precision: str | None = None
-    max_model_len: int | None = None
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 512
-    kv_cache_bytes: int = 2**30
-    enable_prefix_caching: bool = True
-    num_threads: int | None = None
-    steps_in_flight: int = 2
-    stall_timeout_s: float = 120.0
+    precision: str | None = _setting(
+        None, "w4a8kv4, w8a8kv8, fp32, bf16 or fp16; default: the checkpoint's own, else w4a8kv4"
+    )
+    max_model_len: int | None = _setting(
+        None,
+        "longest prompt + output in tokens; default: the model's limit, or what the cache holds",
+    )
+    max_num_seqs: int = _setting(256, "requests that run at a time")
+    max_num_batched_tokens: int = _setting(512, "tokens that one step runs at most")
+    kv_cache_bytes: int = _setting(2**30, "memory for the KV cache, like 4GiB")
+    enable_prefix_caching: bool = _setting(True, "reuse the KV of prompts that begin alike")
+    num_threads: int | None = _setting(None, "CPU threads of the engine; default: one a core")
+    steps_in_flight: int = _setting(2, "2 prepares the next step while one runs, 1 does not")
+    stall_timeout_s: float = _setting(120.0, "a step that runs longer means an unhealthy engine")
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "steps_in_flight"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("max_model_len", "num_threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

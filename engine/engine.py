@@ -13,13 +13,19 @@ from qoq.scheduler.stats import SchedulerStats
 
 
 class Engine:
-    """Owns the scheduler and the runner; the runner's thread stands for the device's queue."""
+    """Owns the scheduler and the runner. ``device`` has one thread and stands for its queue."""
 
-    def __init__(self, scheduler: Scheduler, runner: ModelRunner, steps_in_flight: int) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        device: ThreadPoolExecutor,
+        steps_in_flight: int,
+    ) -> None:
         self._scheduler = scheduler
         self._runner = runner
+        self._device = device
         self._steps_in_flight = steps_in_flight
-        self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._in_flight: deque[tuple[Batch, Future[list[int]]]] = deque()
 
     @property

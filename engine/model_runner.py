@@ -79,7 +79,7 @@ class ModelRunner:
         blocks = [s.block_table[position // size] for span, s in pairs for position in span]
         return StepTensors(
             input_ids=torch.tensor(input_ids),
-            cos_sin=self._decoder.rope_table[positions],
+            rope=self._decoder.rope_table[positions],
             slots=SlotMapping(torch.tensor(blocks), positions % size),
             plans={w: self._plan(ranges, tables, w) for w in set(self._config.windows)},
         )

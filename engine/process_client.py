@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from qoq.engine.config import EngineConfig
 from qoq.engine.mailbox import Mailbox
@@ -79,7 +79,7 @@ class ProcessClient:
         if self._worker is not None:
             await self._worker.stop()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenOutput]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput, None]:
         """Outputs until one has a finish reason; leaving early aborts the request.
 
         Raises:
@@ -106,12 +106,17 @@ class ProcessClient:
             await self._worker.send(Abort([request_id]))
 
     def health(self) -> EngineHealth:
-        return EngineHealth(
-            is_ready=self._cause is None, is_healthy=self._cause is None, cause=self._cause
-        )
+        is_loading = self._info is None
+        is_up = self._cause is None
+        return EngineHealth(is_ready=is_up, is_healthy=is_up or is_loading, cause=self._cause)
 
     def stats(self) -> EngineStats:
         return self._stats
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the engine process."""
+        assert self._worker is not None
+        return self._worker.resident_bytes()
 
     async def _launch(self) -> None:
         """Start a worker and wait for its first word."""

@@ -5,7 +5,7 @@ The same structures cross the process boundary (msgspec) and are handed around i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,10 +98,11 @@ class EngineClient(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenOutput]:
-        """Yield outputs until one has a finish reason. Leaving the iterator early aborts.
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput, None]:
+        """Yield outputs until one has a finish reason. Closing the generator early aborts.
 
-        Raises EngineDeadError when the engine fails while the request waits or runs.
+        Raises EngineDeadError when the engine fails while the request waits or runs, ValueError
+        where it refuses the request.
         """
         ...
 

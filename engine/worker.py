@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import msgspec
 import zmq
@@ -19,7 +21,11 @@ STOP_TIMEOUT_S = 5.0
 
 
 def _run(config: EngineConfig, inbox_address: str, outbox_address: str) -> None:
-    from qoq.engine.process import run_process  # torch is imported in the new process only
+    # Before torch loads OpenMP. Its threads shall wait for each other awake for a fraction of a
+    # millisecond, which bridges the gaps in a step, and then sleep: by default they keep the CPU
+    # for milliseconds from whom they wait for, the server's process among them.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    from qoq.engine.process import run_process
 
     run_process(config, inbox_address, outbox_address)
 
@@ -54,6 +60,10 @@ class Worker:
     @property
     def pid(self) -> int | None:
         return self._process.pid
+
+    def resident_bytes(self) -> int:
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def start(self) -> None:
         self._process.start()

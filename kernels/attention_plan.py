@@ -36,16 +36,20 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class TileGroup:
-    """``head_of_row`` int64 ``[X * n * rows]`` picks rows of the flattened queries ``[M * Hq]``."""
+    """``head_of_row`` int64 ``[X * n * rows]`` picks rows of the flattened queries ``[M * Hq]``.
+
+    ``shape`` is ``(X, n, rows)``; rows from ``used_rows`` on are padding in every tile.
+    """
 
     shape: tuple[int, int, int]
+    used_rows: int
     head_of_row: Tensor
     partitions: list[Partition]
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """``row_of_head`` int64 ``[M * Hq]`` finds each query head in the groups' rows, in order."""
+    """``row_of_head`` int64 ``[M * Hq]`` finds each query head in the used rows of the groups."""
 
     num_tokens: int
     num_heads: int
@@ -140,8 +144,10 @@ class _Planner:
             rows = torch.where(heads[:, None] < 0, heads[:, None], heads[:, None] + steps[:, None])
             shape = (len(tiles) * self.num_kv_heads, 1, self.tile_rows)
         count = ceil((tiles[0].positions[-1] + 1) / PARTITION)
-        partitions = [self._partition(p, tiles, positions, shares_keys) for p in range(count)]
-        return TileGroup(shape, rows.flatten(), partitions)
+        used = max(len(tile.tokens) for tile in tiles) * self.heads_per_kv
+        used_positions = positions[:, :used]
+        partitions = [self._partition(p, tiles, used_positions, shares_keys) for p in range(count)]
+        return TileGroup(shape, used, rows.flatten(), partitions)
 
     def _rows(self, tile: _Tile) -> list[int]:
         rows = [t * self.num_heads + g for t in tile.tokens for g in range(self.heads_per_kv)]
@@ -180,11 +186,12 @@ def _invert(groups: list[TileGroup], num_rows: int) -> Tensor:
     row_of_head = torch.zeros(num_rows, dtype=torch.int64)
     offset = 0
     for group in groups:
-        is_real = group.head_of_row >= 0
-        places = torch.arange(offset, offset + group.head_of_row.numel())
-        row_of_head[group.head_of_row[is_real]] = places[is_real]
+        heads = group.head_of_row.view(group.shape)[:, :, : group.used_rows].flatten()
+        is_real = heads >= 0
+        places = torch.arange(offset, offset + heads.numel())
+        row_of_head[heads[is_real]] = places[is_real]
         group.head_of_row.clamp_(min=0)
-        offset += group.head_of_row.numel()
+        offset += heads.numel()
     return row_of_head
 
 

@@ -66,13 +66,14 @@ class KvFormat:
     def block_bytes(self) -> int:
         return self.block_elements * self.dtype.itemsize
 
-    def allocate(self, num_blocks: int) -> Tensor:
-        """An empty cache of one layer, ``[num_blocks, block_elements]``.
+    def allocate(self, num_blocks: int) -> KvCache:
+        """An empty cache of one layer.
 
         Memory comes zeroed and is taken from the system page by page as blocks are first used.
         """
         zeros = np.zeros((num_blocks, self.block_bytes), dtype=np.uint8)
-        return torch.from_numpy(zeros).view(self.dtype)
+        blocks = torch.from_numpy(zeros).view(self.dtype)
+        return KvCache(blocks, self.codes(blocks), self.scales(blocks) if self.bits else None)
 
     def codes(self, blocks: Tensor) -> Tensor:
         """View of blocks ``[B, block_elements]`` as ``[B, 2, H, block_size, code_width]``."""
@@ -85,6 +86,14 @@ class KvFormat:
         return torch.unflatten(blocks[:, self.code_elements :].view(torch.float16), 1, shape)
 
 
+class KvCache(NamedTuple):
+    """One layer's ``blocks`` ``[num_blocks, block_elements]`` and the two views of its format."""
+
+    blocks: Tensor
+    codes: Tensor
+    scales: Tensor | None
+
+
 def quantize_kv(kv: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Codes uint8 ``[..., D]`` and scale and bias fp16 ``[..., 2]`` of fp32 ``[..., D]``.
 
@@ -93,11 +102,12 @@ def quantize_kv(kv: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """
     low, high = kv.amin(dim=-1), kv.amax(dim=-1)
     levels = 2**bits - 1
-    scale = ((high - low) / levels).clamp_(max=FP16_MAX).nan_to_num_(1.0).half()
-    scale.masked_fill_(scale == 0, 1.0)
-    bias = low.clamp_(-FP16_MAX, FP16_MAX).nan_to_num_(0.0).half()
-    codes = (kv - bias[..., None]).div_(scale[..., None]).round_().clamp_(0, levels)
-    return codes.to(torch.uint8), torch.stack((scale, bias), dim=-1)
+    scale_bias = torch.stack(((high - low).div_(levels), low), dim=-1).half()
+    scale_bias.nan_to_num_(nan=1.0, posinf=FP16_MAX, neginf=-FP16_MAX)
+    scale_bias[..., 0].masked_fill_(scale_bias[..., 0] == 0, 1.0)
+    scale, bias = scale_bias.float().unsqueeze(-2).unbind(dim=-1)
+    codes = (kv - bias).div_(scale).round_().clamp_(0, levels)
+    return codes.to(torch.uint8), scale_bias
 
 
 def dequantize_kv(codes: Tensor, scale_bias: Tensor) -> Tensor:
@@ -106,7 +116,7 @@ def dequantize_kv(codes: Tensor, scale_bias: Tensor) -> Tensor:
     return codes.float() * scale[..., None] + bias[..., None]
 
 
-def store_kv(cache: Tensor, slots: SlotMapping, kv: Tensor, fmt: KvFormat) -> None:
+def store_kv(cache: KvCache, slots: SlotMapping, kv: Tensor, fmt: KvFormat) -> None:
     """Quantize keys and values fp32 ``[M, 2, H, D]`` and write them to their slots.
 
     Raises:
@@ -121,11 +131,12 @@ def store_kv(cache: Tensor, slots: SlotMapping, kv: Tensor, fmt: KvFormat) -> No
         codes = kv.to(fmt.dtype).nan_to_num_()
     else:
         codes, scale_bias = quantize_kv(kv, fmt.bits)
-        fmt.scales(cache)[slots.blocks, :, :, :, slots.offsets] = scale_bias
+        assert cache.scales is not None
+        cache.scales[slots.blocks, :, :, :, slots.offsets] = scale_bias
     if fmt.bits == 4:
         low, high = codes.chunk(2, dim=-1)
         codes = torch.add(low, high, alpha=16)
-    fmt.codes(cache)[slots.blocks, every, every, slots.offsets] = codes
+    cache.codes[slots.blocks, every, every, slots.offsets] = codes
 
 
 def load_codes(blocks: Tensor, num_sequences: int, fmt: KvFormat) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,10 @@ partitions, each gives a partial softmax, and partials merge in order of positio
 always sees the same shape: one tile of query rows against one partition. So a token's result has
 the same bits alone or in a batch, in a whole or a chunked prefill, prefilled or decoded.
 
-A tile holds the query heads that share a kv head, of as many consecutive tokens as fit in
-``_tile_rows``. Scales never touch elements: with codes ``c``, ``q . (c s + b)`` is
-``(q . c) s + sum(q) b``, and likewise for the values (QServe, arXiv 2405.04532, section 5.3).
+A tile holds the query heads that share a kv head, of as many consecutive tokens as fit; what is not
+a product runs on its used rows alone. Scales never touch elements: with codes ``c``,
+``q . (c s + b)`` is ``(q . c) s + sum(q) b``, and likewise for the values (QServe, arXiv
+2405.04532, section 5.3).
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from qoq.kernels.attention_plan import AttentionPlan, Partition, TileGroup
-from qoq.kernels.kv_cache import KvFormat, load_codes, load_kv
+from qoq.kernels.kv_cache import KvCache, KvFormat, load_codes, load_kv
 
 # Stands for minus infinity where a difference of two must stay a number.
 MASKED = -1e30
 
 
 def paged_attention(
-    q: Tensor, cache: Tensor, plan: AttentionPlan, fmt: KvFormat, softmax_scale: float
+    q: Tensor, cache: KvCache, plan: AttentionPlan, fmt: KvFormat, softmax_scale: float
 ) -> Tensor:
     """Attention of ``q`` ``[M, Hq, D]`` over one layer's ``cache``; the same shape and dtype back.
 
@@ -41,30 +43,30 @@ def paged_attention(
         return q
     rows = (q.float() * softmax_scale).flatten(0, 1)
     tiles = [_attend(rows, cache, group, fmt).flatten(0, 2) for group in plan.groups]
-    return torch.cat(tiles).index_select(0, plan.row_of_head).view(q.shape).to(q.dtype)
+    out = tiles[0] if len(tiles) == 1 else torch.cat(tiles)
+    return out.index_select(0, plan.row_of_head).view(q.shape).to(q.dtype)
 
 
-def _attend(rows: Tensor, cache: Tensor, group: TileGroup, fmt: KvFormat) -> Tensor:
-    """Softmax-weighted values of one group's tiles, fp32 ``[X, n, rows, D]``."""
+def _attend(rows: Tensor, cache: KvCache, group: TileGroup, fmt: KvFormat) -> Tensor:
+    """Softmax-weighted values of the used rows of one group's tiles, fp32 ``[X, n, used, D]``."""
     q = rows.index_select(0, group.head_of_row).view(*group.shape, fmt.head_dim)
-    q_sum = q.sum(dim=-1, keepdim=True)
     state: _Partial | None = None
     for part in group.partitions:
         x, n = part.active
-        blocks = cache.index_select(0, part.block_ids.flatten())
+        blocks = cache.blocks.index_select(0, part.block_ids.flatten())
         attend = _attend_dense if fmt.bits is None else _attend_quantized
-        partial = attend(q[:x, :n], q_sum[:x, :n], blocks, part, fmt)
+        partial = attend(q[:x, :n], blocks, part, group.used_rows, fmt)
         if state is None:
             state = partial
         else:
             _merge(_Partial(*(tensor[:x, :n] for tensor in state)), partial)
     assert state is not None
     # A row of padding saw nothing; its zero total must not make a NaN.
-    return state.out / state.total.clamp_(min=torch.finfo(torch.float32).tiny)
+    return state.out.div_(state.total.clamp_(min=torch.finfo(torch.float32).tiny))
 
 
 class _Partial(NamedTuple):
-    """Maximum and sum of exponentials ``[X, n, rows, 1]``, weighted values ``[X, n, rows, D]``."""
+    """Maximum and sum of exponentials ``[X, n, used, 1]``, weighted values ``[X, n, used, D]``."""
 
     top: Tensor
     total: Tensor
@@ -72,29 +74,29 @@ class _Partial(NamedTuple):
 
 
 def _attend_quantized(
-    q: Tensor, q_sum: Tensor, blocks: Tensor, part: Partition, fmt: KvFormat
+    q: Tensor, blocks: Tensor, part: Partition, used: int, fmt: KvFormat
 ) -> _Partial:
-    codes, scales = load_codes(blocks, part.block_ids.shape[0], fmt)
-    keys, values = codes
+    (keys, values), scales = load_codes(blocks, part.block_ids.shape[0], fmt)
     scale, bias = scales[:, :, :, None, None].unbind(dim=1)
-    split = q.unflatten(-1, (keys.shape[0], -1)).movedim(-2, 0)
-    scores = _matmul(split[0], keys[0].transpose(1, 2))
-    for half, codes_of_half in zip(split[1:], keys[1:], strict=True):
-        scores += _matmul(half, codes_of_half.transpose(1, 2))
-    scores.mul_(scale[0]).addcmul_(q_sum, bias[0])
+    products = [
+        _matmul(half, codes.transpose(1, 2))
+        for half, codes in zip(q.chunk(keys.shape[0], dim=-1), keys, strict=True)
+    ]
+    scores = sum(products[1:], start=products[0])[:, :, :used] * scale[0]
+    scores.addcmul_(q[:, :, :used].sum(dim=-1, keepdim=True), bias[0])
     top, weights, total = _softmax(scores, part.mask)
     offset = (weights * bias[1]).sum(dim=-1, keepdim=True)
-    weights *= scale[1]
-    out = torch.cat([_matmul(weights, half) for half in values], dim=-1)
+    weights = functional.pad(weights.mul_(scale[1]), (0, 0, 0, q.shape[2] - used))
+    out = torch.cat([_matmul(weights, codes)[:, :, :used] for codes in values], dim=-1)
     return _Partial(top, total, out.add_(offset))
 
 
-def _attend_dense(
-    q: Tensor, q_sum: Tensor, blocks: Tensor, part: Partition, fmt: KvFormat
-) -> _Partial:
+def _attend_dense(q: Tensor, blocks: Tensor, part: Partition, used: int, fmt: KvFormat) -> _Partial:
     keys, values = load_kv(blocks, part.block_ids.shape[0], fmt)
-    top, weights, total = _softmax(_matmul(q, keys.transpose(1, 2)), part.mask)
-    return _Partial(top, total, _matmul(weights, values))
+    scores = _matmul(q, keys.transpose(1, 2))[:, :, :used]
+    top, weights, total = _softmax(scores, part.mask)
+    weights = functional.pad(weights, (0, 0, 0, q.shape[2] - used))
+    return _Partial(top, total, _matmul(weights, values)[:, :, :used])
 
 
 def _softmax(scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +130,7 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def paged_attention_reference(
     q: Tensor,
-    cache: Tensor,
+    cache: KvCache,
     block_tables: list[list[int]],
     query_lens: list[int],
     context_lens: list[int],
@@ -142,7 +144,7 @@ def paged_attention_reference(
     """
     outputs, start = [], 0
     for table, num_queries, length in zip(block_tables, query_lens, context_lens, strict=True):
-        keys, values = load_kv(cache[torch.tensor(table)], 1, fmt)[:, :, :length].double()
+        keys, values = load_kv(cache.blocks[torch.tensor(table)], 1, fmt)[:, :, :length].double()
         queries = q[start : start + num_queries].double().transpose(0, 1)
         groups = queries.shape[0] // keys.shape[0]
         scores = queries @ keys.repeat_interleave(groups, 0).transpose(1, 2) * softmax_scale

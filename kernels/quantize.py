@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class QuantizedActivations(NamedTuple):
-    """``codes`` int8 ``[M, K]`` and ``scales`` fp32 ``[M]``; the value is ``codes * scales``."""
+    """``codes`` int8 ``[M, K]`` and ``scales`` fp32 ``[M, 1]``; the value is their product."""
 
     codes: Tensor
     scales: Tensor
@@ -37,18 +37,18 @@ def quantize_activations(x: Tensor) -> QuantizedActivations:
     _check(x)
     x = x.float()
     if x.shape[1] == 0:
-        return QuantizedActivations(x.to(torch.int8), x.new_ones(x.shape[0]))
-    scales = x.abs().amax(dim=-1).div_(127.0)
+        return QuantizedActivations(x.to(torch.int8), x.new_ones(x.shape[0], 1))
+    scales = x.abs().amax(dim=-1, keepdim=True).div_(127.0)
     scales.masked_fill_(scales == 0, 1.0)
-    return QuantizedActivations((x / scales[:, None]).round_().to(torch.int8), scales)
+    return QuantizedActivations((x / scales).round_().to(torch.int8), scales)
 
 
 def quantize_activations_reference(x: Tensor) -> QuantizedActivations:
     _check(x)
     x = x.float()
-    largest = torch.cat((x.abs(), x.new_zeros(x.shape[0], 1)), dim=1).amax(dim=1)
+    largest = torch.cat((x.abs(), x.new_zeros(x.shape[0], 1)), dim=1).amax(dim=1, keepdim=True)
     scales = torch.where(largest / 127 == 0, torch.ones_like(largest), largest / 127)
-    codes = torch.clamp(torch.round(x / scales[:, None]), -127, 127)
+    codes = torch.clamp(torch.round(x / scales), -127, 127)
     return QuantizedActivations(codes.to(torch.int8), scales)
 
 

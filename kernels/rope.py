@@ -7,31 +7,28 @@ from torch import Tensor
 
 
 def rope_table(inv_freq: Tensor, num_positions: int, attention_scale: float = 1.0) -> Tensor:
-    """Cosines and sines of every position, fp32 ``[num_positions, 2, D / 2]``.
+    """Of every position cosines, minus sines, sines: fp32 ``[num_positions, 3, D / 2]``.
 
-    ``inv_freq`` is fp32 ``[D / 2]``. ``attention_scale`` multiplies both (YaRN's temperature).
+    ``inv_freq`` is fp32 ``[D / 2]``. ``attention_scale`` multiplies all (YaRN's temperature).
     """
     angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * inv_freq.float()
-    return torch.stack((angles.cos(), angles.sin()), dim=1) * attention_scale
+    cos, sin = angles.cos() * attention_scale, angles.sin() * attention_scale
+    return torch.stack((cos, -sin, sin), dim=1)
 
 
-def apply_rope(x: Tensor, cos_sin: Tensor) -> Tensor:
-    """Rotate ``[M, H, D]`` by ``cos_sin`` ``[M, 2, D / 2]``, the table's rows of its positions.
+def apply_rope(x: Tensor, table_rows: Tensor) -> Tensor:
+    """Rotate ``[M, H, D]`` by ``table_rows`` ``[M, 3, D / 2]``, those of the tokens' positions.
 
     Computed in fp32, returned in the dtype of ``x``.
     """
-    cos, sin = cos_sin[:, 0, None], cos_sin[:, 1, None]
-    first, second = x.float().chunk(2, dim=-1)
-    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    half = first.shape[-1]
-    torch.mul(first, cos, out=out[..., :half]).sub_(second * sin)
-    torch.mul(second, cos, out=out[..., half:]).add_(first * sin)
-    return out.to(x.dtype)
+    halves = torch.unflatten(x.float(), 2, (2, -1))
+    cos, sin = table_rows[:, None, :1], table_rows[:, None, 1:]
+    return (halves * cos).add_(halves.flip(2).mul_(sin)).flatten(2).to(x.dtype)
 
 
-def apply_rope_reference(x: Tensor, cos_sin: Tensor) -> Tensor:
+def apply_rope_reference(x: Tensor, table_rows: Tensor) -> Tensor:
     """The definition: complex multiplication, in float64."""
-    cos, sin = cos_sin.double().unbind(dim=1)
+    cos, _, sin = table_rows.double().unbind(dim=1)
     first, second = x.double().chunk(2, dim=-1)
     rotated = torch.complex(first, second) * torch.complex(cos, sin)[:, None]
     return torch.cat((rotated.real, rotated.imag), dim=-1).to(x.dtype)

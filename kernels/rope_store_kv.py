@@ -8,16 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qoq.kernels.kv_cache import KvFormat, SlotMapping, store_kv
+from qoq.kernels.kv_cache import KvCache, KvFormat, SlotMapping, store_kv
 from qoq.kernels.rope import apply_rope
 
 
 def rope_store_kv(
-    qkv: Tensor, cos_sin: Tensor, cache: Tensor, slots: SlotMapping, fmt: KvFormat
+    qkv: Tensor, rope: Tensor, cache: KvCache, slots: SlotMapping, fmt: KvFormat
 ) -> Tensor:
     """Queries, keys and values ``[M, Hq + 2 H, D]``; rotated queries ``[M, Hq, D]`` come back.
 
-    ``cos_sin`` fp32 ``[M, 2, D / 2]`` are the rope table's rows of the tokens' positions.
+    ``rope`` fp32 ``[M, 3, D / 2]`` are the rope table's rows of the tokens' positions.
 
     Raises:
         ValueError: shapes do not match.
@@ -28,8 +28,7 @@ def rope_store_kv(
         raise ValueError(
             f"qkv: expected [M, Hq + {2 * fmt.num_kv_heads}, {fmt.head_dim}], got {list(qkv.shape)}"
         )
-    rotated = apply_rope(qkv[:, : num_heads + fmt.num_kv_heads], cos_sin)
-    values = qkv[:, num_heads + fmt.num_kv_heads :]
-    kv = torch.stack((rotated[:, num_heads:], values), dim=1)
-    store_kv(cache, slots, kv.float(), fmt)
+    rotated = apply_rope(qkv[:, : num_heads + fmt.num_kv_heads], rope)
+    kv = torch.cat((rotated[:, num_heads:], qkv[:, num_heads + fmt.num_kv_heads :]), dim=1)
+    store_kv(cache, slots, kv.float().view(-1, 2, fmt.num_kv_heads, fmt.head_dim), fmt)
     return rotated[:, :num_heads]

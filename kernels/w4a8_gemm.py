@@ -73,7 +73,7 @@ def w4a8_gemm_reference(
     s = group_scales.long().repeat_interleave(size, dim=1)
     b = group_offsets.long().repeat_interleave(size, dim=1)
     acc = x.codes.long() @ (codes * s + b).t()
-    return acc.float() * (x.scales[:, None] * scales)
+    return acc.float() * (x.scales * scales)
 
 
 def w4a8_gemm_per_channel_reference(
@@ -83,4 +83,4 @@ def w4a8_gemm_per_channel_reference(
     low, high = (qweight & 15).long(), (qweight >> 4).long()
     codes = torch.stack((low, high), dim=-1).flatten(1)
     acc = x.codes.long() @ codes.t() - x.sums.long()[:, None] * zeros.long()
-    return acc.float() * (x.scales[:, None] * scales)
+    return acc.float() * (x.scales * scales)

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 after one sentence on standard error."""
+    """0, or 1 after one sentence on standard error (130 where the user interrupted)."""
     # Imported here, so that reading the arguments does not load torch.
     from qoq.quantize.quantize import quantize_model
     from qoq.quantize.resolve import default_cache_dir, locate
@@ -38,5 +38,8 @@ def run(args: argparse.Namespace) -> int:
     except (ModelSourceError, OSError) as error:
         print(f"qoq quantize: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("qoq quantize: interrupted; nothing was written", file=sys.stderr)
+        return 130
     print(f"wrote {out}")
     return 0

@@ -36,8 +36,10 @@ def staging_folder(out: Path) -> Iterator[Path]:
         staging.rename(out)
         (out / LOCK_NAME).unlink()
         _sync_one(out.parent)
+    except BaseException:
+        _remove(staging)
+        raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         lock.close()
 
 
@@ -78,6 +80,14 @@ def _clear(staging: Path) -> None:
             shutil.rmtree(path)
         elif path.name != LOCK_NAME:
             path.unlink()
+
+
+def _remove(staging: Path) -> None:
+    """The lock goes after what it guards; if someone takes the folder over then, it stays."""
+    with suppress(OSError):
+        _clear(staging)
+        (staging / LOCK_NAME).unlink()
+        staging.rmdir()
 
 
 def _sync(folder: Path) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import cast
 
 from qoq.engine.protocol import EngineClient, FinishReason, GenerateRequest, TokenOutput
 from qoq.server.detokenizer import Detokenizer, StopStrings
@@ -87,7 +86,7 @@ async def _outputs(engine: EngineClient, request: GenerateRequest) -> AsyncGener
 
     Closing that here, rather than when it is collected, makes it happen now.
     """
-    outputs = cast(AsyncGenerator[TokenOutput], engine.generate(request))
+    outputs = engine.generate(request)
     try:
         async for output in outputs:
             yield output

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qoq.engine.layers.linear import Activations, Linear
 from qoq.kernels.attention_plan import AttentionPlan
-from qoq.kernels.kv_cache import KvFormat, SlotMapping
+from qoq.kernels.kv_cache import KvCache, KvFormat, SlotMapping
 from qoq.kernels.paged_attention import paged_attention
 from qoq.kernels.quantize import quantize_activations
 from qoq.kernels.rms_norm import add_rms_norm
@@ -25,7 +25,7 @@ class StepTensors:
     """
 
     input_ids: Tensor
-    cos_sin: Tensor
+    rope: Tensor
     slots: SlotMapping
     plans: Mapping[int | None, AttentionPlan]
 
@@ -49,11 +49,11 @@ class Attention:
     window: int | None
     quantizes: bool
 
-    def __call__(self, x: Activations, cache: Tensor, step: StepTensors) -> Tensor:
+    def __call__(self, x: Activations, cache: KvCache, step: StepTensors) -> Tensor:
         qkv = self.qkv_proj(x).unflatten(1, (-1, self.fmt.head_dim))
         if self.qk_norm is not None:
             qkv = self._norm_heads(qkv, self.qk_norm)
-        q = rope_store_kv(qkv, step.cos_sin, cache, step.slots, self.fmt)
+        q = rope_store_kv(qkv, step.rope, cache, step.slots, self.fmt)
         plan = step.plans[self.window]
         out = paged_attention(q, cache, plan, self.fmt, self.fmt.head_dim**-0.5).flatten(1)
         return self.o_proj(quantize_activations(out) if self.quantizes else out)

@@ -18,7 +18,7 @@ from qoq.kernels.rope import rope_table
 
 
 def make_rope_table(config: ModelConfig, max_model_len: int) -> Tensor:
-    """Cosines and sines, fp32 ``[max_model_len, 2, head_dim / 2]``.
+    """``kernels.rope.rope_table`` of all positions, fp32 ``[max_model_len, 3, head_dim / 2]``.
 
     Raises:
         ValueError: an unknown scaling, or one whose parameters are missing.

@@ -9,6 +9,7 @@ from torch import Tensor
 from qoq.engine.layers.attention import Attention, StepTensors
 from qoq.engine.layers.linear import Activations, DenseLinear, Linear
 from qoq.engine.layers.norm import AddNorm
+from qoq.kernels.kv_cache import KvCache
 from qoq.kernels.silu_mul import silu_mul, silu_mul_quantize
 
 
@@ -31,7 +32,7 @@ class DecoderLayer:
     mlp: Mlp
 
     def __call__(
-        self, x: Tensor | None, residual: Tensor, cache: Tensor, step: StepTensors
+        self, x: Tensor | None, residual: Tensor, cache: KvCache, step: StepTensors
     ) -> Tensor:
         """What the layer adds to the residual stream; ``x`` is what the previous one adds."""
         x = self.attention(self.input_norm(x, residual), cache, step)
@@ -48,7 +49,7 @@ class Decoder:
     lm_head: DenseLinear
     rope_table: Tensor
 
-    def hidden_states(self, step: StepTensors, caches: list[Tensor], rows: Tensor) -> Tensor:
+    def hidden_states(self, step: StepTensors, caches: list[KvCache], rows: Tensor) -> Tensor:
         """Run a step; the final hidden states ``[R, hidden]`` of tokens ``rows`` int64 ``[R]``."""
         residual = self.embedding[step.input_ids].to(self.norm.gain.dtype)
         x: Tensor | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from qoq.quantize import command
+from qoq.quantize.rounding import Rounding
 
 from .tiny_gguf import write_tiny_gguf
 
@@ -40,6 +41,19 @@ def test_problems_are_one_sentence_and_exit_code_1(
     assert run(model, "--out", out) == 1
     error = capsys.readouterr().err
     assert error.startswith("qoq quantize: ") and error.count("\n") == 1
+
+
+def test_an_interrupt_is_said_and_has_its_own_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    write_tiny_gguf(tmp_path / "x.gguf")
+    monkeypatch.setattr(Rounding, "encode", interrupt)
+    assert run(tmp_path / "x.gguf", "--out", tmp_path / "out", "--group-size", 32) == 130
+    assert capsys.readouterr().err.endswith("interrupted; nothing was written\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
 
 
 def test_reading_the_arguments_does_not_load_torch():

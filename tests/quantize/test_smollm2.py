@@ -60,7 +60,7 @@ def tokenizer(checkpoint: Path) -> Tokenizer:
 
 
 def test_every_linear_is_within_the_error_of_its_format(gguf_path: Path, checkpoint: Path):
-    """Rows here have heavier tails than Gaussian ones, for which the format gives 0.086."""
+    """Gaussian rows give 0.083 at groups of 64; these come from a 4-bit grid and give 0.074."""
     stored, source = load_file(checkpoint / "model.safetensors"), open_source(gguf_path)
     errors = {}
     for name in filter(is_decoder_linear, source.names):
@@ -68,8 +68,8 @@ def test_every_linear_is_within_the_error_of_its_format(gguf_path: Path, checkpo
         restored = dequantize(stored, name.removesuffix(".weight"))
         errors[name] = ((restored - weight).norm() / weight.norm()).item()
     assert len(errors) == 210
-    assert max(errors.values()) < 0.12, max(errors, key=errors.__getitem__)
-    assert sum(errors.values()) / len(errors) < 0.095
+    assert max(errors.values()) < 0.105, max(errors, key=errors.__getitem__)
+    assert sum(errors.values()) / len(errors) < 0.08
 
 
 def test_groups_are_128_where_k_allows_and_64_elsewhere(checkpoint: Path):

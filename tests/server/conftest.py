@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +62,7 @@ class FakeEngine:
         self.running: set[str] = set()
         self.aborted: list[str] = []
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenOutput]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenOutput, None]:
         self.requests.append(request)
         self.running.add(request.request_id)
         started_s, is_done = time.monotonic(), False

@@ -1,0 +1,108 @@
+"""``qoq serve MODEL``: resolve the model, listen, start the engine, serve until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+import os
+import sys
+
+from qoq.server.config import ServerConfig
+from qoq.server.config import add_arguments as add_setting_arguments
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=os.environ.get("QOQ_MODEL") or DEFAULT_MODEL,
+        help="a preset's name, a checkpoint, a Hugging Face folder or hub id, or a GGUF file "
+        f"[{DEFAULT_MODEL}]",
+    )
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        default=128,
+        help="for a model that is quantized on first use: weights that share a 4-bit scale [128]",
+    )
+    add_setting_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 after a clean stop; 1 after one sentence on standard error."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        config = _resolve(args)
+        return asyncio.run(_serve(config))
+    except (ValueError, OSError) as error:
+        print(f"qoq serve: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def _resolve(args: argparse.Namespace) -> ServerConfig:
+    """Settings with the checkpoint folder in the place of the model as it was named."""
+    # Here, because it imports torch: the server's own modules do not.
+    from qoq.quantize.resolve import default_cache_dir, resolve_model
+
+    config = ServerConfig.load(args, os.environ)
+    folder = resolve_model(
+        args.model,
+        precision=config.engine.precision,
+        group_size=args.group_size,
+        cache_dir=default_cache_dir(),
+        progress=True,
+    )
+    return dataclasses.replace(
+        config,
+        engine=dataclasses.replace(config.engine, model=folder),
+        served_model_name=config.served_model_name or args.model,
+    )
+
+
+async def _serve(config: ServerConfig) -> int:
+    """Answers ``/health`` and ``/ready`` while the engine loads, everything once it is ready."""
+    import uvicorn
+
+    from qoq.engine.process_client import EngineStartError, ProcessClient
+    from qoq.server.app import build_app
+    from qoq.server.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(config.engine.model)
+    engine = ProcessClient(config.engine)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            build_app(engine, tokenizer, config),
+            host=config.host,
+            port=config.port,
+            log_level="warning",
+            ws="none",
+            timeout_graceful_shutdown=5,
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    loading = asyncio.create_task(engine.start())
+    try:
+        await asyncio.wait((serving, loading), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done() and not serving.done():
+            await loading
+            logging.getLogger(__name__).info(
+                "%s is ready on http://%s:%d", config.model_name, config.host, config.port
+            )
+        await serving
+        return 0 if server.started else 1
+    except EngineStartError as error:
+        print(f"qoq serve: {error}", file=sys.stderr)
+        server.should_exit = True
+        await serving
+        return 1
+    finally:
+        loading.cancel()
+        await engine.close()
