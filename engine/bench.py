@@ -1,8 +1,9 @@
 """Measures the engine process on this machine, and Hugging Face ``generate`` beside it.
 
-Both generate ``output_len`` tokens after the same prompts of ``prompt_len`` random ids; a rate is
-output tokens over wall time from the requests to the last token, prefill included, the median of
-``repeats`` runs after one to warm up.
+Both generate ``output_len`` tokens after prompts of ``prompt_len`` random ids, the median of
+``repeats`` runs after one to warm up. Two rates, in tokens/s of all streams together: ``decode``
+counts the tokens after the moment when the last stream got its first one, ``total`` all tokens over
+the time from the requests on, prefill included.
 """
 
 from __future__ import annotations
@@ -29,18 +30,39 @@ class Workload:
 
     def prompts(self, count: int, vocab_size: int, seed: int) -> list[list[int]]:
         random = Random(seed)
-        return [
-            [random.randrange(vocab_size) for _ in range(self.prompt_len)] for _ in range(count)
-        ]
+        return [random.choices(range(vocab_size), k=self.prompt_len) for _ in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Tokens/s."""
+
+    decode: float
+    total: float
+
+    @classmethod
+    def of(cls, started_s: float, streams: list[list[float]]) -> Rate:
+        """From the times, in seconds, at which each stream got its tokens."""
+        times = [t for stream in streams for t in stream]
+        all_decode_s, end_s = max(stream[0] for stream in streams), max(times)
+        decoded = sum(t > all_decode_s for t in times)
+        return cls(decoded / (end_s - all_decode_s), len(times) / (end_s - started_s))
+
+    @classmethod
+    def median(cls, rates: list[Rate]) -> Rate:
+        return cls(
+            statistics.median(rate.decode for rate in rates),
+            statistics.median(rate.total for rate in rates),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """``rates`` maps concurrent streams to their tokens/s together; bytes are of the process."""
+    """``rates`` by number of concurrent streams; ``resident_bytes`` is of the engine process."""
 
     ready_s: float
     resident_bytes: int
-    rates: dict[int, float]
+    rates: dict[int, Rate]
 
 
 async def measure_engine(
@@ -52,60 +74,79 @@ async def measure_engine(
     await client.start()
     ready_s = time.monotonic() - started_s
     try:
-        rates = {count: await _rate(client, workload, count) for count in streams}
+        rates = {count: await _measure(client, workload, count) for count in streams}
         return EngineResult(ready_s, client.resident_bytes(), rates)
     finally:
         await client.close()
 
 
-async def _rate(client: ProcessClient, workload: Workload, count: int) -> float:
+async def _measure(client: ProcessClient, workload: Workload, count: int) -> Rate:
     rates = []
     for run in range(workload.repeats + 1):
         prompts = workload.prompts(count, client.info.vocab_size, seed=run)
         started_s = time.monotonic()
-        await asyncio.gather(
+        streams = await asyncio.gather(
             *(
-                _stream(client, f"{count}-{run}-{index}", prompt, workload.output_len)
+                _token_times(client, f"{count}-{run}-{index}", prompt, workload.output_len)
                 for index, prompt in enumerate(prompts)
             )
         )
-        rates.append(count * workload.output_len / (time.monotonic() - started_s))
-    return statistics.median(rates[1:])
+        rates.append(Rate.of(started_s, streams))
+    return Rate.median(rates[1:])
 
 
-async def _stream(client: ProcessClient, request_id: str, prompt: list[int], length: int) -> None:
+async def _token_times(
+    client: ProcessClient, request_id: str, prompt: list[int], length: int
+) -> list[float]:
     request = GenerateRequest(
         request_id=request_id,
         prompt_token_ids=prompt,
         sampling=SamplingParams(max_tokens=length, temperature=0.0),
         arrival_s=time.monotonic(),
     )
-    async for _ in client.generate(request):
-        pass
+    times: list[float] = []
+    async for output in client.generate(request):
+        times += [output.time_s] * len(output.token_ids)
+    return times
 
 
-def measure_hugging_face(folder: Path, workload: Workload) -> float:
-    """Tokens/s of one stream in fp32, in a process of its own with torch's default threads."""
+def measure_hugging_face(folder: Path, workload: Workload) -> Rate:
+    """One stream in fp32, in a process of its own with torch's default threads."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_hugging_face_rate, (folder, workload))
 
 
-def _hugging_face_rate(folder: Path, workload: Workload) -> float:
+def _hugging_face_rate(folder: Path, workload: Workload) -> Rate:
     import torch
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    length, rates = workload.output_len, []
+    rates = []
     for run in range(workload.repeats + 1):
         prompt = torch.tensor(workload.prompts(1, model.config.vocab_size, seed=run))
+        clock = _Clock()
         started_s = time.monotonic()
         model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
-            max_new_tokens=length,
-            min_new_tokens=length,
+            max_new_tokens=workload.output_len,
+            min_new_tokens=workload.output_len,
             do_sample=False,
             pad_token_id=0,
+            streamer=clock,
         )
-        rates.append(length / (time.monotonic() - started_s))
-    return statistics.median(rates[1:])
+        rates.append(Rate.of(started_s, [clock.times[1:]]))
+    return Rate.median(rates[1:])
+
+
+class _Clock:
+    """A streamer for ``generate`` that notes when it is given the prompt and each token."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: object) -> None:
+        self.times.append(time.monotonic())
+
+    def end(self) -> None:
+        pass

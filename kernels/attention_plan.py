@@ -17,9 +17,9 @@ from torch import Tensor
 PARTITION = 128
 # Tiles that share keys in one pass: enough to use them well, few enough to stay in the L2 cache.
 MAX_TILES = 32
-# BLAS treats the last rows past a multiple of 4 differently, and then a row's bits would depend on
-# its place in the tile.
-TILE_ROWS = (8, 12, 16)
+# Rows of a tile: at least these, and a multiple of 4. BLAS treats the last rows past a multiple of
+# 4 differently, and then a row's bits would depend on its place in the tile.
+MIN_TILE_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +112,7 @@ class _Planner:
 
     @property
     def tile_rows(self) -> int:
-        """Rows of a tile: those of which whole tokens use the largest share."""
-        heads = self.heads_per_kv
-        if heads > max(TILE_ROWS):
-            return ceil(heads / 4) * 4
-        return max(TILE_ROWS, key=lambda rows: rows // heads * heads / rows)
+        return ceil(max(MIN_TILE_ROWS, self.heads_per_kv) / 4) * 4
 
     @property
     def tile_tokens(self) -> int:

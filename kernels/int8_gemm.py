@@ -71,7 +71,7 @@ def check_exactness() -> None:
 def _epilogue(
     acc: Tensor, x_scales: Tensor, weight_scales: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    y = acc * (x_scales * weight_scales)  # promotes to fp32 in the same pass
+    y = (x_scales * weight_scales).mul_(acc)
     if bias is not None:
         y += bias
     return y.to(dtype)

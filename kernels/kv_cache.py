@@ -7,7 +7,7 @@ Quantized, per token and kv head, after RoPE: ``scale = fp16((max - min) / (2 **
 A cache of one layer is ``[num_blocks, block_elements]`` and a block holds everything of its tokens:
 codes, bytes ``[2, H, block_size, D * bits / 8]``, keys then values, and after them fp16
 ``[2, H, 2, block_size]`` of scale and bias. At 4 bits a byte has dimension ``d`` in its low and
-``d + D / 2`` in its high nibble, so that each half of a head unpacks as one contiguous run.
+``d + D / 2`` in its high nibble, so that unpacking never interleaves.
 Unquantized, a block is ``[2, H, block_size, D]`` in the cache's dtype.
 """
 
@@ -142,34 +142,31 @@ def store_kv(cache: KvCache, slots: SlotMapping, kv: Tensor, fmt: KvFormat) -> N
 def load_codes(blocks: Tensor, num_sequences: int, fmt: KvFormat) -> tuple[Tensor, Tensor]:
     """Codes and scales of ``num_sequences`` runs of blocks, ``[R * B, block_elements]``.
 
-    Returns codes fp32 ``[2, P, R * H, T, D / P]``, keys first, in ``P`` parts of a head (2 at 4
-    bits, else 1), and fp32 ``[2, 2, R * H, T]``: of keys and values, scale and bias. ``T`` is
-    ``B * block_size``.
+    Returns codes fp32 ``[2, R * H, T, D]``, keys first, and fp32 ``[2, 2, R * H, T]``: of keys and
+    values, scale and bias. ``T`` is ``B * block_size``.
     """
-    packed = _by_sequence(fmt.codes(blocks).flatten(3), num_sequences)
+    packed = _by_sequence(fmt.codes(blocks), num_sequences)
     scales = _by_sequence(fmt.scales(blocks).transpose(2, 3).flatten(1, 2), num_sequences)
-    parts = 2 if fmt.bits == 4 else 1
-    codes = torch.empty((2, parts, *packed.shape[1:]), dtype=torch.float32)
+    codes = torch.empty((*packed.shape[:-1], fmt.head_dim), dtype=torch.float32)
     if fmt.bits == 4:
-        codes[:, 0] = packed & 15
-        codes[:, 1] = packed >> 4
+        codes[..., : fmt.code_width] = packed & 15
+        codes[..., fmt.code_width :] = packed >> 4
     else:
-        codes[:, 0] = packed
+        codes.copy_(packed)
     wide = torch.empty(scales.shape, dtype=torch.float32).copy_(scales)
     rows = num_sequences * fmt.num_kv_heads
-    return codes.view(2, parts, rows, -1, fmt.head_dim // parts), wide.view(2, 2, rows, -1)
+    return codes.view(2, rows, -1, fmt.head_dim), wide.view(2, 2, rows, -1)
 
 
 def load_kv(blocks: Tensor, num_sequences: int, fmt: KvFormat) -> Tensor:
     """Keys and values fp32 ``[2, R * H, T, D]`` of runs of blocks ``[R * B, block_elements]``."""
     if fmt.bits is not None:
         codes, scales = load_codes(blocks, num_sequences, fmt)
-        whole = torch.cat(codes.unbind(dim=1), dim=-1)
-        return dequantize_kv(whole, scales.movedim(1, -1))
-    kv = _by_sequence(fmt.codes(blocks).flatten(3), num_sequences)
+        return dequantize_kv(codes, scales.movedim(1, -1))
+    kv = _by_sequence(fmt.codes(blocks), num_sequences)
     return kv.float().reshape(2, num_sequences * fmt.num_kv_heads, -1, fmt.head_dim)
 
 
 def _by_sequence(blocks: Tensor, num_sequences: int) -> Tensor:
-    """``[R * B, S, H, E]`` to ``[S, R, H, B, E]``."""
-    return torch.unflatten(blocks, 0, (num_sequences, -1)).permute(2, 0, 3, 1, 4)
+    """``[R * B, S, H, ...]`` to ``[S, R, H, B, ...]``."""
+    return torch.unflatten(blocks, 0, (num_sequences, -1)).movedim((2, 0, 3, 1), (0, 1, 2, 3))

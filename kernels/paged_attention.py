@@ -78,17 +78,12 @@ def _attend_quantized(
 ) -> _Partial:
     (keys, values), scales = load_codes(blocks, part.block_ids.shape[0], fmt)
     scale, bias = scales[:, :, :, None, None].unbind(dim=1)
-    products = [
-        _matmul(half, codes.transpose(1, 2))
-        for half, codes in zip(q.chunk(keys.shape[0], dim=-1), keys, strict=True)
-    ]
-    scores = sum(products[1:], start=products[0])[:, :, :used] * scale[0]
+    scores = _matmul(q, keys.transpose(1, 2))[:, :, :used] * scale[0]
     scores.addcmul_(q[:, :, :used].sum(dim=-1, keepdim=True), bias[0])
     top, weights, total = _softmax(scores, part.mask)
     offset = (weights * bias[1]).sum(dim=-1, keepdim=True)
     weights = functional.pad(weights.mul_(scale[1]), (0, 0, 0, q.shape[2] - used))
-    out = torch.cat([_matmul(weights, codes)[:, :, :used] for codes in values], dim=-1)
-    return _Partial(top, total, out.add_(offset))
+    return _Partial(top, total, _matmul(weights, values)[:, :, :used].add_(offset))
 
 
 def _attend_dense(q: Tensor, blocks: Tensor, part: Partition, used: int, fmt: KvFormat) -> _Partial:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from qoq.kernels.quantize import QuantizedActivations, quantize_activations
 
@@ -19,9 +18,7 @@ def add_rms_norm(x: Tensor | None, residual: Tensor, gain: Tensor, eps: float) -
         raise ValueError(f"gain: expected {list(residual.shape[-1:])}, got {list(gain.shape)}")
     if x is not None:
         residual += x
-    if residual.dtype == torch.float32:
-        return functional.rms_norm(residual, gain.shape, gain, eps)
-    return rms_norm_reference(residual, gain, eps)
+    return rms_norm(residual, gain, eps)
 
 
 def add_rms_norm_quantize(
@@ -31,8 +28,15 @@ def add_rms_norm_quantize(
     return quantize_activations(add_rms_norm(x, residual, gain, eps))
 
 
-def rms_norm_reference(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """The definition. 16-bit input is normed in fp32, rounded, and then scaled in its dtype."""
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """Computed in fp32; 16-bit input is rounded to its dtype before the gain, as models expect."""
     wide = x.float()
-    normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
-    return normed.to(x.dtype) * gain.to(x.dtype)
+    scale = wide.square().mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+    return (wide * scale).to(x.dtype).mul_(gain)
+
+
+def rms_norm_reference(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """The definition, in float64."""
+    wide = x.double()
+    normed = wide / torch.sqrt((wide**2).mean(dim=-1, keepdim=True) + eps)
+    return (normed.to(x.dtype) * gain).to(x.dtype)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from qoq.server.serve_command import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from qoq.engine.bench import EngineResult
+    from qoq.engine.bench import EngineResult, Rate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _table(args: argparse.Namespace, baseline: float, result: EngineResult) -> str:
+def _table(args: argparse.Namespace, baseline: Rate, result: EngineResult) -> str:
     rows = [("Hugging Face generate, fp32, 1 stream", baseline)]
     rows += [
         (f"qoq {args.precision}, {count} stream{'s' * (count > 1)}", rate)
@@ -66,13 +66,18 @@ def _table(args: argparse.Namespace, baseline: float, result: EngineResult) -> s
         f"{_cpu_name()}, {os.cpu_count()} cores, torch {version('torch')}, "
         f"transformers {version('transformers')}, qoq {version('qoq')}",
         "",
-        f"{'':40}{'tokens/s':>10}{'ratio':>8}",
-        *(f"{name:40}{rate:10.1f}{rate / baseline:7.1f}x" for name, rate in rows),
+        f"{'tokens/s, all streams together':40}{'decode':>8}{'':9}{'total':>8}",
+        *(
+            f"{name:40}{rate.decode:8.1f}{rate.decode / baseline.decode:7.2f}x "
+            f"{rate.total:8.1f}{rate.total / baseline.total:7.2f}x"
+            for name, rate in rows
+        ),
         "",
         f"ready in {result.ready_s:.1f} s from the quantized checkpoint; "
         f"resident memory of the engine process {result.resident_bytes / 2**20:.0f} MiB",
-        "tokens/s: output tokens over wall time, prefill included, all streams together; "
-        f"median of {args.repeats} runs",
+        "decode: tokens after the last stream's first one over the time they took; "
+        "total: all tokens over",
+        f"all the time, prefill included; each the median of {args.repeats} runs",
     ]
     return "\n".join(lines)
 

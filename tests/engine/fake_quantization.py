@@ -1,0 +1,153 @@
+"""A quantized model in float64, written from DESIGN.md section 3 and from nothing of the engine.
+
+Weights are dequantized, activations and keys and values are quantized and dequantized, and
+everything between is ordinary arithmetic. Where a value is rounded to a code, fp32 and float64 may
+fall on different sides of a tie, and one other code is a thousand times more than a rounding error.
+So the codes that the engine chose are given, each must be a correct rounding of the exact value,
+but for an error of fp32, and the computation goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+# fp32 errors of a layer's inputs are some 1e-6 of their maximum, which is 127 code steps.
+TIE_WIDTH = 127 * 1e-5
+FP16_ROUNDING = 2.0**-11
+
+
+@dataclass
+class Codes:
+    """The engine's choices: for each layer four activations ``[T, K]``, and of the cache codes
+    ``[T, 2, H, D]`` with scale and bias ``[T, 2, H, 2]``."""
+
+    activations: list[list[Tensor]]
+    cache: list[tuple[Tensor, Tensor]]
+    num_ties: int = 0
+    num_codes: int = 0
+    worst: float = 0.0
+
+    def adopt(self, exact: Tensor, codes: Tensor, low: int, high: int) -> Tensor:
+        """The engine's codes, after checking that they are roundings of ``exact``."""
+        distance = (exact.clamp(low, high) - codes.double()).abs()
+        self.worst = max(self.worst, distance.max().item())
+        self.num_ties += int((distance > 0.5).sum())
+        self.num_codes += codes.numel()
+        assert self.worst <= 0.5 + TIE_WIDTH, f"a code is {self.worst} steps from its value"
+        return codes.double()
+
+
+@dataclass
+class FakeQuantizedModel:
+    folder: Path
+    config: dict = field(init=False)
+    tensors: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.config = json.loads((self.folder / "config.json").read_text())
+        self.tensors = load_file(self.folder / "model.safetensors")
+
+    @property
+    def levels(self) -> int:
+        return {"w4a8kv4": 15, "w8a8kv8": 255}[self.config["quantization_config"]["precision"]]
+
+    def logits(self, tokens: list[int], codes: Codes) -> Tensor:
+        x = self.tensors["model.embed_tokens.weight"][torch.tensor(tokens)].double()
+        for layer in range(self.config["num_hidden_layers"]):
+            inputs = iter(codes.activations[layer])
+            x = x + self._attention(layer, x, inputs, codes)
+            x = x + self._mlp(layer, x, inputs, codes)
+        head = self.tensors.get("lm_head.weight", self.tensors["model.embed_tokens.weight"])
+        return self._norm("model.norm", x) @ head.double().T
+
+    def _attention(self, layer: int, x: Tensor, inputs: Iterator[Tensor], codes: Codes) -> Tensor:
+        name, config = f"model.layers.{layer}", self.config
+        head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        x = self._quantize(self._norm(f"{name}.input_layernorm", x), next(inputs), codes)
+        q, k, v = (
+            self._linear(f"{name}.self_attn.{part}_proj", x).unflatten(1, (-1, head_dim))
+            for part in "qkv"
+        )
+        if config["architectures"] == ["Qwen3ForCausalLM"]:
+            q = self._norm(f"{name}.self_attn.q_norm", q)
+            k = self._norm(f"{name}.self_attn.k_norm", k)
+        kv = torch.stack((self._rotate(k), v), dim=1)
+        k, v = self._quantize_kv(kv, *codes.cache[layer], codes).unbind(dim=1)
+        out = _attend(self._rotate(q), k, v)
+        return self._linear(f"{name}.self_attn.o_proj", self._quantize(out, next(inputs), codes))
+
+    def _mlp(self, layer: int, x: Tensor, inputs: Iterator[Tensor], codes: Codes) -> Tensor:
+        name = f"model.layers.{layer}"
+        x = self._quantize(self._norm(f"{name}.post_attention_layernorm", x), next(inputs), codes)
+        gate = self._linear(f"{name}.mlp.gate_proj", x)
+        inner = gate * torch.sigmoid(gate) * self._linear(f"{name}.mlp.up_proj", x)
+        return self._linear(f"{name}.mlp.down_proj", self._quantize(inner, next(inputs), codes))
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        mean_square = (x * x).mean(dim=-1, keepdim=True)
+        gain = self.tensors[f"{name}.weight"].double()
+        return x / torch.sqrt(mean_square + self.config["rms_norm_eps"]) * gain
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        y = x @ self._weight(name).T
+        bias = self.tensors.get(f"{name}.bias")
+        return y if bias is None else y + bias.double()
+
+    def _weight(self, name: str) -> Tensor:
+        part = {
+            key.removeprefix(f"{name}."): tensor.double()
+            for key, tensor in self.tensors.items()
+            if key.startswith(f"{name}.")
+        }
+        scale = part["scales"][:, None]
+        if "weight" in part:
+            return part["weight"] * scale
+        packed = part["qweight"]
+        codes = torch.stack((packed % 16, packed.div(16, rounding_mode="floor")), 2).flatten(1)
+        if "zeros" in part:
+            return (codes - part["zeros"][:, None]) * scale
+        groups = codes.unflatten(1, (part["group_scales"].shape[1], -1))
+        whole = groups * part["group_scales"][:, :, None] + part["group_offsets"][:, :, None]
+        return whole.flatten(1) * scale
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        half = x.shape[2] // 2
+        theta = self.config["rope_parameters"]["rope_theta"]
+        turn = theta ** (-torch.arange(half).double() / half)
+        angle = (torch.arange(x.shape[0]).double()[:, None] * turn)[:, None]
+        first, second = x[:, :, :half], x[:, :, half:]
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=2)
+
+    def _quantize(self, x: Tensor, engine: Tensor, codes: Codes) -> Tensor:
+        scale = x.flatten(1).abs().amax(dim=1, keepdim=True) / 127
+        scale[scale == 0] = 1
+        return codes.adopt(x.flatten(1) / scale, engine, -127, 127) * scale
+
+    def _quantize_kv(
+        self, kv: Tensor, engine: Tensor, scale_bias: Tensor, codes: Codes
+    ) -> Tensor:
+        low, high = kv.amin(dim=-1), kv.amax(dim=-1)
+        exact = torch.stack(((high - low) / self.levels, low), dim=-1)
+        scale, bias = scale_bias.double()[..., None, :].unbind(dim=-1)
+        error = (scale_bias.double() - exact).abs()
+        span = (high - low)[..., None]
+        assert (error <= exact.abs() * FP16_ROUNDING + span * 1e-5 + 2.0**-24).all()
+        return codes.adopt((kv - bias) / scale, engine, 0, self.levels) * scale + bias
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal softmax attention, ``[T, heads, D]`` each."""
+    repeats = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(repeats, dim=1).transpose(0, 1) for x in (k, v))
+    scores = q.transpose(0, 1) @ k.transpose(1, 2) / q.shape[2] ** 0.5
+    future = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+    return (weights @ v).transpose(0, 1)

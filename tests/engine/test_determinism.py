@@ -1,0 +1,140 @@
+"""A request's tokens do not depend on its company, on chunks, prefix hits or preemptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from qoq.engine.config import EngineConfig
+from qoq.engine.llm import LLM
+from qoq.engine.protocol import SamplingParams
+
+NUM_REQUESTS = 64
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Requests with prompts of 1 to ``max_prompt_len`` tokens; every third begins like another."""
+
+    model: Path
+    vocab_size: int
+    max_prompt_len: int
+    max_tokens: int
+    num_threads: int | None = None
+
+    def requests(self) -> tuple[list[list[int]], list[SamplingParams]]:
+        random = Random(0)
+        shared = [random.randrange(self.vocab_size) for _ in range(self.max_prompt_len)]
+        prompts, sampling = [], []
+        for index in range(NUM_REQUESTS):
+            length = random.randint(1, self.max_prompt_len)
+            own = [random.randrange(self.vocab_size) for _ in range(length)]
+            kept = random.randint(0, length - 1) if index % 3 == 0 else 0
+            prompts.append(shared[:kept] + own[kept:])
+            sampling.append(self._sampling(index, random))
+        return prompts, sampling
+
+    def _sampling(self, index: int, random: Random) -> SamplingParams:
+        """Greedy, plainly sampled, filtered, and penalized ones in turn."""
+        settings: list[dict[str, float]] = [
+            {"temperature": 0.0},
+            {"temperature": 1.0},
+            {"temperature": 1.3, "top_k": 20, "top_p": 0.9},
+            {"temperature": 0.8, "min_p": 0.05},
+            {"presence_penalty": 0.5, "frequency_penalty": 0.4, "repetition_penalty": 1.2},
+        ]
+        return SamplingParams(
+            max_tokens=random.randint(1, self.max_tokens),
+            seed=random.getrandbits(63),
+            **settings[index % len(settings)],
+        )
+
+    @contextmanager
+    def llm(self, **settings: object) -> Iterator[LLM]:
+        engine = LLM(EngineConfig(model=self.model, num_threads=self.num_threads, **settings))
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def tokens_alone(self) -> list[list[int]]:
+        with self.llm(enable_prefix_caching=False, steps_in_flight=1) as llm:
+            return [tokens(llm, [p], [s])[0] for p, s in zip(*self.requests(), strict=True)]
+
+    def bytes_per_block(self) -> int:
+        with self.llm(kv_cache_bytes=2**26) as llm:
+            return 2**26 // llm.info.num_blocks
+
+
+def tokens(llm: LLM, prompts: list[list[int]], sampling: list[SamplingParams]) -> list[list[int]]:
+    completions = llm.generate(prompts, sampling)
+    assert all(completion.finish_reason is not None for completion in completions)
+    return [completion.token_ids for completion in completions]
+
+
+def check_all_ways(load: Workload) -> None:
+    expected = load.tokens_alone()
+    assert [len(ids) for ids in expected] == [s.max_tokens for s in load.requests()[1]]
+    for ways in (
+        {"max_num_batched_tokens": 16, "steps_in_flight": 1, "enable_prefix_caching": False},
+        {"max_num_batched_tokens": 512, "steps_in_flight": 2, "enable_prefix_caching": False},
+        {"max_num_batched_tokens": 2**16, "steps_in_flight": 1, "enable_prefix_caching": False},
+    ):
+        with load.llm(**ways) as llm:
+            assert tokens(llm, *load.requests()) == expected, ways
+            assert llm.engine.stats().num_preemptions == 0
+
+
+def check_prefix_hits(load: Workload) -> None:
+    """The second run finds the first one's blocks; both must match a run that finds none."""
+    expected = load.tokens_alone()
+    for steps_in_flight in (1, 2):
+        with load.llm(steps_in_flight=steps_in_flight) as llm:
+            assert tokens(llm, *load.requests()) == expected
+            hits = llm.engine.stats().prefix_cache_hits
+            assert tokens(llm, *load.requests()) == expected
+            assert llm.engine.stats().prefix_cache_hits > hits
+
+
+def check_preemptions(load: Workload, num_blocks: int) -> None:
+    """So few blocks that running requests lose theirs, and begin again with their tokens so far."""
+    expected = load.tokens_alone()
+    kv_cache_bytes = num_blocks * load.bytes_per_block()
+    for steps_in_flight, caches in ((1, False), (2, False), (2, True)):
+        settings = {"steps_in_flight": steps_in_flight, "enable_prefix_caching": caches}
+        with load.llm(kv_cache_bytes=kv_cache_bytes, **settings) as llm:
+            assert llm.info.num_blocks == num_blocks
+            assert tokens(llm, *load.requests()) == expected, settings
+            assert llm.engine.stats().num_preemptions > 0
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_quantized: Path) -> Workload:
+    return Workload(tiny_quantized, 96, max_prompt_len=200, max_tokens=80, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_quantized: Path) -> Workload:
+    return Workload(smollm2_quantized, 49152, max_prompt_len=140, max_tokens=24)
+
+
+def test_tokens_do_not_depend_on_batch_or_chunks(tiny: Workload):
+    check_all_ways(tiny)
+
+
+def test_tokens_do_not_depend_on_prefix_hits(tiny: Workload):
+    check_prefix_hits(tiny)
+
+
+def test_tokens_do_not_depend_on_preemptions(tiny: Workload):
+    check_preemptions(tiny, num_blocks=12)
+
+
+@pytest.mark.slow
+def test_tokens_of_smollm2_do_not_depend_on_batch_or_chunks(smollm2: Workload):
+    check_all_ways(smollm2)
