@@ -12,6 +12,8 @@ import sys
 from qoq.server.config import ServerConfig
 from qoq.server.config import add_arguments as add_setting_arguments
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
@@ -69,33 +71,21 @@ def _resolve(args: argparse.Namespace) -> ServerConfig:
 
 async def _serve(config: ServerConfig) -> int:
     """Answers ``/health`` and ``/ready`` while the engine loads, everything once it is ready."""
-    import uvicorn
-
     from qoq.engine.process_client import EngineStartError, ProcessClient
     from qoq.server.app import build_app
+    from qoq.server.http_server import HttpServer
     from qoq.server.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(config.engine.model)
     engine = ProcessClient(config.engine)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            build_app(engine, tokenizer, config),
-            host=config.host,
-            port=config.port,
-            log_level="warning",
-            ws="none",
-            timeout_graceful_shutdown=5,
-        )
-    )
+    app = build_app(engine, Tokenizer.load(config.engine.model), config)
+    server = HttpServer(app, config.host, config.port)
     serving = asyncio.create_task(server.serve())
     loading = asyncio.create_task(engine.start())
     try:
         await asyncio.wait((serving, loading), return_when=asyncio.FIRST_COMPLETED)
-        if loading.done() and not serving.done():
+        if loading.done():
             await loading
-            logging.getLogger(__name__).info(
-                "%s is ready on http://%s:%d", config.model_name, config.host, config.port
-            )
+            logger.info("%s is ready on http://%s:%d", config.model_name, config.host, config.port)
         await serving
         return 0 if server.started else 1
     except EngineStartError as error:

@@ -1,0 +1,46 @@
+"""uvicorn, set up for a server that has an engine process to stop after it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+# How long streams may go on after the first signal to stop; the second ends them at once.
+GRACE_S = 5
+
+
+class HttpServer(uvicorn.Server):
+    """Stops on SIGINT and SIGTERM by returning from ``serve``.
+
+    uvicorn's own way is to raise the signal again once it has stopped, which ends the process
+    before the engine can be told.
+    """
+
+    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_level="warning",
+                ws="none",
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
