@@ -80,7 +80,7 @@ class _Loop:
             outputs = self.engine.step()
             self.outbox.busy_since_s = None
             if outputs:
-                self.outbox.put(_step_outputs(outputs, self._stats()))
+                self.outbox.put(_step_outputs(outputs, self.engine.stats()))
 
     def _take_messages(self) -> bool:
         """Apply all messages; waits for the first while idle. False once told to shut down."""
@@ -100,17 +100,6 @@ class _Loop:
             self.engine.add(_request(message.request))
         except ValueError as error:
             self.outbox.put(Rejected(message.request.request_id, str(error)))
-
-    def _stats(self) -> EngineStats:
-        stats = self.engine.stats()
-        return EngineStats(
-            num_running=stats.num_running,
-            num_waiting=stats.num_waiting,
-            kv_cache_usage=stats.kv_cache_usage,
-            num_preemptions=stats.num_preemptions,
-            prefix_cache_queries=stats.prefix_cache_queries,
-            prefix_cache_hits=stats.prefix_cache_hits,
-        )
 
 
 class _Outbox:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from qoq.scheduler.request import FinishReason, SamplingParams
+from qoq.scheduler.stats import SchedulerStats as EngineStats
 
 __all__ = [
     "EngineClient",
@@ -69,18 +70,6 @@ class EngineInfo:
     block_size: int
     precision: str
     device: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """Gauges, and counters since the engine started."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    kv_cache_usage: float = 0.0
-    num_preemptions: int = 0
-    prefix_cache_queries: int = 0
-    prefix_cache_hits: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,7 +104,7 @@ def quantize_kv(kv: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     levels = 2**bits - 1
     scale_bias = torch.stack(((high - low).div_(levels), low), dim=-1).half()
     scale_bias.nan_to_num_(nan=1.0, posinf=FP16_MAX, neginf=-FP16_MAX)
-    scale_bias[..., 0].masked_fill_(scale_bias[..., 0] == 0, 1.0)
+    scale_bias[..., 0].masked_fill_(scale_bias[..., 0].logical_not(), 1.0)
     scale, bias = scale_bias.float().unsqueeze(-2).unbind(dim=-1)
     codes = (kv - bias).div_(scale).round_().clamp_(0, levels)
     return codes.to(torch.uint8), scale_bias

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# A tensor, because a Python number would be made into one at every call: 2.2 us against 0.8.
+MAX_CODE = torch.tensor(127.0)
+
 
 class QuantizedActivations(NamedTuple):
     """``codes`` int8 ``[M, K]`` and ``scales`` fp32 ``[M, 1]``; the value is their product."""
@@ -28,8 +31,8 @@ class QuantizedActivations(NamedTuple):
 def quantize_activations(x: Tensor) -> QuantizedActivations:
     """Quantize floating-point ``[M, K]`` row by row.
 
-    No clamp is needed: ``fl(m / fl(m / 127))`` is at most one rounding step past 127 and rounds
-    back to it.
+    The clamp matters where a scale is denormal: rounded down to the next step, it may be a third
+    short of ``max|x| / 127``.
 
     Raises:
         ValueError: ``x`` is not a floating-point matrix.
@@ -38,9 +41,10 @@ def quantize_activations(x: Tensor) -> QuantizedActivations:
     x = x.float()
     if x.shape[1] == 0:
         return QuantizedActivations(x.to(torch.int8), x.new_ones(x.shape[0], 1))
-    scales = x.abs().amax(dim=-1, keepdim=True).div_(127.0)
-    scales.masked_fill_(scales == 0, 1.0)
-    return QuantizedActivations((x / scales).round_().to(torch.int8), scales)
+    scales = x.abs().amax(dim=-1, keepdim=True).div_(MAX_CODE)
+    scales.masked_fill_(scales.logical_not(), 1.0)
+    codes = (x / scales).round_().clamp_(-127, 127)
+    return QuantizedActivations(codes.to(torch.int8), scales)
 
 
 def quantize_activations_reference(x: Tensor) -> QuantizedActivations:

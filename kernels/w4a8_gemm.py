@@ -35,6 +35,8 @@ def unpack_per_group(qweight: Tensor, group_scales: Tensor, group_offsets: Tenso
             f"group_scales: expected [{n}, groups] with groups dividing {k}, "
             f"got {list(group_scales.shape)}"
         )
+    if group_scales.dtype != torch.uint8:
+        raise ValueError(f"group_scales: expected uint8, got {group_scales.dtype}")
     if group_offsets.shape != group_scales.shape or group_offsets.dtype != torch.int8:
         raise ValueError(
             f"group_offsets: expected int8 {list(group_scales.shape)}, "

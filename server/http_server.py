@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 # How long streams may go on after the first signal to stop; the second ends them at once.
-GRACE_S = 5
+GRACE_S = 20
 
 
 class HttpServer(uvicorn.Server):
