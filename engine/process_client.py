@@ -84,8 +84,10 @@ class ProcessClient:
 
         Raises:
             EngineDeadError: the engine is not up, or fails while the request waits or runs.
-            ValueError: the engine refuses the request.
+            ValueError: the engine refuses the request, or its id is in use.
         """
+        if request.request_id in self._mailboxes:
+            raise ValueError(f"request_id {request.request_id!r} is in use; choose another")
         if self._cause is not None or self._worker is None:
             raise EngineDeadError(f"the engine is not available: {self._cause}")
         mailbox = self._mailboxes[request.request_id] = Mailbox()

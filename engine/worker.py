@@ -69,8 +69,9 @@ class Worker:
         self._process.start()
 
     async def send(self, message: ToEngine) -> None:
-        with contextlib.suppress(zmq.ZMQError):  # a dead engine; the supervisor tells everybody
-            await self._inbox.send(self._encoder.encode(message))
+        """Never waits: a message to an engine that is not there is lost, as the engine is."""
+        with contextlib.suppress(zmq.ZMQError):
+            await self._inbox.send(self._encoder.encode(message), flags=zmq.NOBLOCK)
 
     async def receive(self, timeout_s: float) -> FromEngine | None:
         """The next message, or None where none came in time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import Iterator
 
 import uvicorn
@@ -14,6 +15,15 @@ from fastapi import FastAPI
 GRACE_S = 20
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Raises OSError, naming the address, where it cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
 class HttpServer(uvicorn.Server):
     """Stops on SIGINT and SIGTERM by returning from ``serve``.
 
@@ -21,17 +31,14 @@ class HttpServer(uvicorn.Server):
     before the engine can be told.
     """
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
         super().__init__(
-            uvicorn.Config(
-                app,
-                host=host,
-                port=port,
-                log_level="warning",
-                ws="none",
-                timeout_graceful_shutdown=GRACE_S,
-            )
+            uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=GRACE_S)
         )
+        self._listener = listener
+
+    async def run_until_stopped(self) -> None:
+        await self.serve(sockets=[self._listener])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

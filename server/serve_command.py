@@ -73,19 +73,21 @@ async def _serve(config: ServerConfig) -> int:
     """Answers ``/health`` and ``/ready`` while the engine loads, everything once it is ready."""
     from qoq.engine.process_client import EngineStartError, ProcessClient
     from qoq.server.app import build_app
-    from qoq.server.http_server import HttpServer
+    from qoq.server.http_server import HttpServer, listen
     from qoq.server.tokenizer import Tokenizer
 
     engine = ProcessClient(config.engine)
     app = build_app(engine, Tokenizer.load(config.engine.model), config)
-    server = HttpServer(app, config.host, config.port)
-    serving = asyncio.create_task(server.serve())
+    listener = listen(config.host, config.port)
+    server = HttpServer(app, listener)
+    serving = asyncio.create_task(server.run_until_stopped())
     loading = asyncio.create_task(engine.start())
     try:
         await asyncio.wait((serving, loading), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             await loading
-            logger.info("%s is ready on http://%s:%d", config.model_name, config.host, config.port)
+            port = listener.getsockname()[1]
+            logger.info("%s is ready on http://%s:%d", config.model_name, config.host, port)
         await serving
         return 0 if server.started else 1
     except EngineStartError as error:

@@ -187,3 +187,15 @@ def test_metrics_count_exactly(served: Served) -> None:
         assert httpx.post(f"{served.url}/v1/completions", json=body, timeout=60).status_code == 200
     grown = [served.metric(name) - before[name] for name in names + histograms]
     assert grown == [10 * len(prompt), 100, 10, 10, 90]
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_one_sentence_that_names_it(served: Served) -> None:
+    port = served.url.rsplit(":", 1)[1]
+    check_one_sentence(run_serve(MODEL, "--port", port), port)
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_one_sentence_with_the_arithmetic(served: Served) -> None:
+    result = run_serve(MODEL, "--kv-cache-bytes", "1000TB", "--port", "0")
+    check_one_sentence(result, "weights", "KV cache", "available", "--kv-cache-bytes")
