@@ -54,7 +54,10 @@ class Checkpoint:
                 f"{self.folder}: quant_method {method!r}, format {version!r} is not "
                 f"qoq format {FORMAT_VERSION}; quantize the 16-bit model with `qoq quantize`"
             )
-        return parse_precision(quantization["precision"])
+        try:
+            return parse_precision(quantization.get("precision", ""))
+        except ValueError as error:
+            raise CheckpointError(f"{self.folder}: quantization_config: {error}") from None
 
     @property
     def num_bytes(self) -> int:

@@ -18,6 +18,7 @@ from qoq.engine.config import EngineConfig
 from qoq.engine.messages import FromEngine, Shutdown, ToEngine
 
 STOP_TIMEOUT_S = 5.0
+SEND_TIMEOUT_MS = 1000
 
 
 def _run(config: EngineConfig, inbox_address: str, outbox_address: str) -> None:
@@ -40,7 +41,8 @@ class Worker:
         self._inbox = context.socket(zmq.PUSH)
         self._outbox = context.socket(zmq.PULL)
         for socket in (self._inbox, self._outbox):
-            socket.set_hwm(0)  # a dead engine must not make senders wait
+            socket.set_hwm(0)
+        self._inbox.sndtimeo = SEND_TIMEOUT_MS  # for the moment in which an engine connects
         self._inbox.bind(inbox)
         self._outbox.bind(outbox)
         self._encoder = msgspec.msgpack.Encoder()
@@ -69,9 +71,9 @@ class Worker:
         self._process.start()
 
     async def send(self, message: ToEngine) -> None:
-        """Never waits: a message to an engine that is not there is lost, as the engine is."""
+        """A message to an engine that is not there is lost, as the engine is."""
         with contextlib.suppress(zmq.ZMQError):
-            await self._inbox.send(self._encoder.encode(message), flags=zmq.NOBLOCK)
+            await self._inbox.send(self._encoder.encode(message))
 
     async def receive(self, timeout_s: float) -> FromEngine | None:
         """The next message, or None where none came in time."""
