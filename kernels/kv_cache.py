@@ -24,7 +24,7 @@ FP16_MAX = 65504.0
 
 
 class SlotMapping(NamedTuple):
-    """Where a step's tokens go: block ids and offsets in the block, int64 ``[M]`` each."""
+    """Where a step's tokens go: block ids and offsets in the block, int64 ``[M]``, all >= 0."""
 
     blocks: Tensor
     offsets: Tensor
@@ -121,14 +121,14 @@ def store_kv(cache: KvCache, slots: SlotMapping, kv: Tensor, fmt: KvFormat) -> N
 
     Raises:
         ValueError: shapes do not match.
-        IndexError: a slot lies outside the cache.
+        IndexError: a slot lies past the end of the cache.
     """
     expected = (slots.blocks.shape[0], 2, fmt.num_kv_heads, fmt.head_dim)
     if kv.shape != expected:
         raise ValueError(f"kv: expected {list(expected)}, got {list(kv.shape)}")
     every = slice(None)
     if fmt.bits is None:
-        codes = kv.to(fmt.dtype).nan_to_num_()
+        codes = kv.to(fmt.dtype).nan_to_num()
     else:
         codes, scale_bias = quantize_kv(kv, fmt.bits)
         assert cache.scales is not None

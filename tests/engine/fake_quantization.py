@@ -131,9 +131,7 @@ class FakeQuantizedModel:
         scale[scale == 0] = 1
         return codes.adopt(x.flatten(1) / scale, engine, -127, 127) * scale
 
-    def _quantize_kv(
-        self, kv: Tensor, engine: Tensor, scale_bias: Tensor, codes: Codes
-    ) -> Tensor:
+    def _quantize_kv(self, kv: Tensor, engine: Tensor, scale_bias: Tensor, codes: Codes) -> Tensor:
         low, high = kv.amin(dim=-1), kv.amax(dim=-1)
         exact = torch.stack(((high - low) / self.levels, low), dim=-1)
         scale, bias = scale_bias.double()[..., None, :].unbind(dim=-1)

@@ -44,7 +44,9 @@ def request(max_tokens: int, prompt: list[int] | None = None, **fields: object) 
 
 
 async def collect(client: ProcessClient, wanted: GenerateRequest) -> list[TokenOutput]:
-    return [output async for output in client.generate(wanted)]
+    """All outputs. A request that nobody answers is an error and not a test that never ends."""
+    async with asyncio.timeout(20):
+        return [output async for output in client.generate(wanted)]
 
 
 async def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
@@ -56,9 +58,7 @@ async def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> 
 
 def engine_processes() -> list[psutil.Process]:
     return [
-        child
-        for child in psutil.Process().children()
-        if "spawn_main" in " ".join(child.cmdline())
+        child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())
     ]
 
 
@@ -101,9 +101,7 @@ async def test_generates_the_tokens_asked_for(client: ProcessClient):
 async def test_stops_at_a_stop_token(client: ProcessClient):
     (first, *_) = await collect(client, request(1))
     sampling = SamplingParams(max_tokens=9, temperature=0.0, stop_token_ids=(first.token_ids[0],))
-    stopped = GenerateRequest(
-        request_id="stopped", prompt_token_ids=[1, 2, 3], sampling=sampling
-    )
+    stopped = GenerateRequest(request_id="stopped", prompt_token_ids=[1, 2, 3], sampling=sampling)
     outputs = await collect(client, stopped)
     assert [output.finish_reason for output in outputs] == [FinishReason.STOP]
 
@@ -114,7 +112,9 @@ async def test_many_requests_at_once_all_finish_with_their_own_tokens(client: Pr
     alone = [await collect(client, request(6, prompt)) for prompt in prompts[::13]]
     tokens = [[t for output in outputs for t in output.token_ids] for outputs in together]
     assert [len(ids) for ids in tokens] == [6] * 40
-    assert tokens[::13] == [[t for output in outputs for t in output.token_ids] for outputs in alone]
+    assert tokens[::13] == [
+        [t for output in outputs for t in output.token_ids] for outputs in alone
+    ]
 
 
 async def test_a_slow_reader_gets_several_steps_at_once(client: ProcessClient):
@@ -155,13 +155,15 @@ async def test_a_request_that_can_never_run_is_refused(client: ProcessClient):
 
 
 async def test_a_second_request_of_the_same_id_leaves_the_first_alone(client: ProcessClient):
+    """It once took over the first one's outputs, which then waited for ever."""
     first = request(200)
     async with aclosing(client.generate(first)) as outputs:
         tokens = (await anext(outputs)).token_ids
         with pytest.raises(ValueError, match="in use"):
             await collect(client, first)
-        async for output in outputs:
-            tokens += output.token_ids
+        async with asyncio.timeout(20):
+            async for output in outputs:
+                tokens += output.token_ids
     assert len(tokens) == 200
 
 
@@ -177,14 +179,16 @@ async def test_an_idle_engine_sleeps(client: ProcessClient):
 
 
 async def test_a_killed_engine_is_named_to_those_who_wait_and_replaced(tiny_quantized: Path):
+    others = set(engine_processes())
     async with running_client(tiny_quantized) as client:
+        (engine,) = set(engine_processes()) - others
         async with aclosing(client.generate(request(500))) as outputs:
             await anext(outputs)
-            (engine,) = set(engine_processes()) - {None}
             os.kill(engine.pid, signal.SIGKILL)
-            with pytest.raises(EngineDeadError, match="ended .signal 9."):
-                async for _ in outputs:
-                    pass
+            async with asyncio.timeout(20):
+                with pytest.raises(EngineDeadError, match="ended .signal 9."):
+                    async for _ in outputs:
+                        pass
         assert not client.health().is_healthy
         assert "signal 9" in client.health().cause
         with pytest.raises(EngineDeadError, match="signal 9"):
