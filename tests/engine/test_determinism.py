@@ -41,13 +41,14 @@ class Workload:
         return prompts, sampling
 
     def _sampling(self, index: int, random: Random) -> SamplingParams:
-        """Greedy, plainly sampled, filtered, and penalized ones in turn."""
+        """Greedy, sampled, filtered and penalized ones, and some made to repeat themselves."""
         settings: list[dict[str, float]] = [
             {"temperature": 0.0},
             {"temperature": 1.0},
             {"temperature": 1.3, "top_k": 20, "top_p": 0.9},
             {"temperature": 0.8, "min_p": 0.05},
-            {"presence_penalty": 0.5, "frequency_penalty": 0.4, "repetition_penalty": 1.2},
+            {"presence_penalty": 1.5, "frequency_penalty": 1.0, "repetition_penalty": 1.2},
+            {"temperature": 0.7, "frequency_penalty": -2.0},
         ]
         return SamplingParams(
             max_tokens=random.randint(1, self.max_tokens),
@@ -109,6 +110,12 @@ def tiny(tiny_quantized: Path) -> Workload:
 
 
 @pytest.fixture(scope="module")
+def growing(tiny_quantized: Path) -> Workload:
+    """Short prompts and long outputs: what was admitted soon needs more blocks than there are."""
+    return Workload(tiny_quantized, 96, max_prompt_len=60, max_tokens=90, num_threads=1)
+
+
+@pytest.fixture(scope="module")
 def smollm2(smollm2_quantized: Path) -> Workload:
     return Workload(smollm2_quantized, 49152, max_prompt_len=100, max_tokens=16)
 
@@ -139,9 +146,9 @@ def test_tokens_do_not_depend_on_prefix_hits(tiny: Workload, steps_in_flight: in
 
 @pytest.mark.parametrize("caches", [False, True])
 @pytest.mark.parametrize("steps_in_flight", [1, 2])
-def test_tokens_do_not_depend_on_preemptions(tiny: Workload, steps_in_flight: int, caches: bool):
+def test_tokens_do_not_depend_on_preemptions(growing: Workload, steps_in_flight: int, caches: bool):
     check_preemptions(
-        tiny, num_blocks=10, steps_in_flight=steps_in_flight, enable_prefix_caching=caches
+        growing, num_blocks=10, steps_in_flight=steps_in_flight, enable_prefix_caching=caches
     )
 
 

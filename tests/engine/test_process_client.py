@@ -133,10 +133,9 @@ async def test_leaving_the_generator_aborts_the_request(client: ProcessClient):
         await anext(outputs)
         assert client.stats().num_running == 1
         assert client.stats().kv_cache_usage > 0
-    await eventually(lambda: client.stats().num_running == 0, timeout_s=2.0)
+    await collect(client, request(1))  # long before the 500 tokens would be done
+    assert client.stats().num_running == 0
     assert client.stats().kv_cache_usage == 0.0
-    again = await collect(client, request(2))
-    assert again[-1].finish_reason is FinishReason.LENGTH
 
 
 async def test_abort_by_id_ends_the_stream(client: ProcessClient):
