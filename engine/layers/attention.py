@@ -13,7 +13,7 @@ from qoq.kernels.attention_plan import AttentionPlan
 from qoq.kernels.kv_cache import KvCache, KvFormat, SlotMapping
 from qoq.kernels.paged_attention import paged_attention
 from qoq.kernels.quantize import quantize_activations
-from qoq.kernels.rms_norm import add_rms_norm
+from qoq.kernels.rms_norm import rms_norm
 from qoq.kernels.rope_store_kv import rope_store_kv
 
 
@@ -60,6 +60,6 @@ class Attention:
 
     def _norm_heads(self, qkv: Tensor, norm: QkNorm) -> Tensor:
         q, k, v = qkv.split([self.num_heads, self.fmt.num_kv_heads, self.fmt.num_kv_heads], dim=1)
-        q = add_rms_norm(None, q, norm.q_gain, norm.eps)
-        k = add_rms_norm(None, k, norm.k_gain, norm.eps)
+        q = rms_norm(q, norm.q_gain, norm.eps)
+        k = rms_norm(k, norm.k_gain, norm.eps)
         return torch.cat((q, k, v), dim=1)
