@@ -15,9 +15,9 @@ import torch
 from tqdm import tqdm
 
 from qoq.quantize.checkpoint import CheckpointWriter, write_json
-from qoq.quantize.model_source import ModelSource, by_layer, open_source
 from qoq.quantize.quantization_config import QuantizationConfig
 from qoq.quantize.rounding import Rounding
+from qoq.quantize.sources.model_source import ModelSource, by_layer, open_source
 from qoq.quantize.staging_folder import staging_folder
 
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.hf_source import read_json
-from qoq.quantize.hub import fetch_from_hub, is_hub_id
 from qoq.quantize.preset import find_preset, model_presets
 from qoq.quantize.quantization_config import (
     DEFAULT_PRECISION,
@@ -22,6 +20,8 @@ from qoq.quantize.quantization_config import (
     QuantizationConfig,
 )
 from qoq.quantize.quantize import quantize_model
+from qoq.quantize.sources.hf_source import read_json
+from qoq.quantize.sources.hub import fetch_from_hub, is_hub_id
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from qoq.engine.precision import PRECISIONS
-from qoq.quantize.channel_weight import round_to_channels
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.group_size import fit_group_sizes
-from qoq.quantize.int8_weight import round_to_int8
-from qoq.quantize.model_source import ModelSource, is_decoder_linear
-from qoq.quantize.progressive_weight import round_to_groups
 from qoq.quantize.quantization_config import QuantizationConfig
+from qoq.quantize.sources.model_source import ModelSource, is_decoder_linear
+from qoq.quantize.weights.channel_weight import round_to_channels
+from qoq.quantize.weights.group_size import fit_group_sizes
+from qoq.quantize.weights.int8_weight import round_to_int8
+from qoq.quantize.weights.progressive_weight import round_to_groups
 
 
 @dataclass(frozen=True, slots=True)

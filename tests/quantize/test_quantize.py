@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qoq.kernels.packing import unpack_codes
 from qoq.quantize import quantize
-from qoq.quantize.channel_weight import ChannelWeight
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.int8_weight import Int8Weight
-from qoq.quantize.model_source import is_decoder_linear
-from qoq.quantize.progressive_weight import ProgressiveWeight
 from qoq.quantize.quantize import quantize_model
 from qoq.quantize.rounding import Rounding
+from qoq.quantize.sources.model_source import is_decoder_linear
+from qoq.quantize.weights.channel_weight import ChannelWeight
+from qoq.quantize.weights.int8_weight import Int8Weight
+from qoq.quantize.weights.progressive_weight import ProgressiveWeight
 
 from .tiny_gguf import tiny_state, write_tiny_gguf
 from .tiny_hf import write_tiny_hf

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.model_source import is_decoder_linear, open_source
 from qoq.quantize.preset import find_preset
 from qoq.quantize.quantize import quantize_model
 from qoq.quantize.resolve import default_cache_dir
+from qoq.quantize.sources.model_source import is_decoder_linear, open_source
 
 from .test_quantize import dequantize
 

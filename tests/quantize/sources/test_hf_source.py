@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.hf_source import HFSource, read_json
-from qoq.quantize.model_source import open_source
+from qoq.quantize.sources.hf_source import HFSource, read_json
+from qoq.quantize.sources.model_source import open_source
 
-from .tiny_hf import write_tiny_hf
+from ..tiny_hf import write_tiny_hf
 
 
 @pytest.mark.parametrize("max_shard_size", ["1GB", "20KB"])

@@ -4,7 +4,7 @@ import huggingface_hub
 import pytest
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.hub import fetch_from_hub, is_hub_id
+from qoq.quantize.sources.hub import fetch_from_hub, is_hub_id
 
 
 @pytest.mark.parametrize(

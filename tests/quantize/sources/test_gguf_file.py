@@ -7,13 +7,13 @@ import torch
 from gguf import GGMLQuantizationType as Quant
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.gguf_file import (
+from qoq.quantize.sources.gguf_file import (
     BLOCK_QUANTS,
     SUPPORTED_QUANTS,
     GGUFFile,
 )
 
-from .tiny_gguf import add_tensor, finish, write_tiny_gguf
+from ..tiny_gguf import add_tensor, finish, write_tiny_gguf
 
 
 def write_one_tensor(path: Path, data: np.ndarray, quant: Quant) -> GGUFFile:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qoq.kernels.packing import pack_codes
-from qoq.quantize.int8_weight import round_to_int8
+from qoq.quantize.weights.int8_weight import round_to_int8
 
 PROTECTIVE_LIMIT = 119
 MAX_GROUP_SCALE = 17

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qoq.kernels.packing import pack_codes
-from qoq.quantize.int8_weight import nonzero_scale
+from qoq.quantize.weights.int8_weight import nonzero_scale
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,10 +83,10 @@ def by_layer(names: Iterable[str]) -> Iterator[list[str]]:
 def _open(path: Path) -> ModelSource:
     # Imported here: each reader loads a library that the other does not need.
     if path.is_dir():
-        from qoq.quantize.hf_source import HFSource
+        from qoq.quantize.sources.hf_source import HFSource
 
         return HFSource(path)
-    from qoq.quantize.gguf_source import GGUFSource
+    from qoq.quantize.sources.gguf_source import GGUFSource
 
     return GGUFSource(path)
 

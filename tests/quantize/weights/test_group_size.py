@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.group_size import fit_group_sizes
+from qoq.quantize.weights.group_size import fit_group_sizes
 
 
 def test_falls_back_and_says_so_once_for_each_k(caplog: pytest.LogCaptureFixture):

@@ -8,10 +8,10 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from qoq.engine.models.config import parse_model_config
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.gguf_config import read_config, read_generation_config
-from qoq.quantize.gguf_file import GGUFFile
+from qoq.quantize.sources.gguf_config import read_config, read_generation_config
+from qoq.quantize.sources.gguf_file import GGUFFile
 
-from .tiny_gguf import HEAD_DIM, write_tiny_gguf
+from ..tiny_gguf import HEAD_DIM, write_tiny_gguf
 
 LLAMA3 = {
     "rope_type": "llama3",

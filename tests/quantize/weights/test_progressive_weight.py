@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qoq.kernels.packing import unpack_codes
-from qoq.quantize import progressive_weight
-from qoq.quantize.int8_weight import round_to_int8
-from qoq.quantize.progressive_weight import (
+from qoq.quantize.weights import progressive_weight
+from qoq.quantize.weights.int8_weight import round_to_int8
+from qoq.quantize.weights.progressive_weight import (
     ProgressiveWeight,
     closed_form,
     encode,

@@ -5,10 +5,10 @@ import torch
 from gguf import GGMLQuantizationType as Quant
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.gguf_source import GGUFSource, unpermute
-from qoq.quantize.model_source import open_source
+from qoq.quantize.sources.gguf_source import GGUFSource, unpermute
+from qoq.quantize.sources.model_source import open_source
 
-from .tiny_gguf import HEADS, tiny_state, to_gguf_rows, write_tiny_gguf
+from ..tiny_gguf import HEADS, tiny_state, to_gguf_rows, write_tiny_gguf
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qoq.quantize import gguf_config
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.gguf_file import GGUFFile
-from qoq.quantize.gguf_names import PERMUTED_ARCHITECTURES, ROPE_FACTORS, hf_name
-from qoq.quantize.gguf_tokenizer import write_tokenizer
+from qoq.quantize.sources import gguf_config
+from qoq.quantize.sources.gguf_file import GGUFFile
+from qoq.quantize.sources.gguf_names import PERMUTED_ARCHITECTURES, ROPE_FACTORS, hf_name
+from qoq.quantize.sources.gguf_tokenizer import write_tokenizer
 
 
 class GGUFSource:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.gguf_file import GGUFFile
-from qoq.quantize.gguf_names import ROPE_FACTORS
+from qoq.quantize.sources.gguf_file import GGUFFile
+from qoq.quantize.sources.gguf_names import ROPE_FACTORS
 
 HF_ARCHITECTURES = {
     "llama": "LlamaForCausalLM",

@@ -13,9 +13,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
-from qoq.quantize import pre_tokenizers
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.gguf_file import GGUFFile
+from qoq.quantize.sources import pre_tokenizers
+from qoq.quantize.sources.gguf_file import GGUFFile
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
 SPACE = "\u2581"  # SentencePiece's visible space

@@ -10,10 +10,14 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Split
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.gguf_file import GGUFFile
-from qoq.quantize.gguf_tokenizer import build_tokenizer, merges_from_scores, tokenizer_config
+from qoq.quantize.sources.gguf_file import GGUFFile
+from qoq.quantize.sources.gguf_tokenizer import (
+    build_tokenizer,
+    merges_from_scores,
+    tokenizer_config,
+)
 
-from .tiny_gguf import finish, write_tiny_gguf
+from ..tiny_gguf import finish, write_tiny_gguf
 
 TEXTS = [
     "Hello world, it's 12345 o'clock; I'LL say I'd've known.",

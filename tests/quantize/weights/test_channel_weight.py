@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 
 from qoq.kernels.packing import unpack_codes
-from qoq.quantize.channel_weight import round_to_channels
+from qoq.quantize.weights.channel_weight import round_to_channels
 
 from .weights import weights
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from qoq.quantize.errors import ModelSourceError
-from qoq.quantize.model_source import by_layer, is_decoder_linear, open_source
+from qoq.quantize.sources.model_source import by_layer, is_decoder_linear, open_source
 
 
 def test_layers_come_in_order_with_the_embedding_first_and_the_head_last():

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qoq.quantize.int8_weight import round_to_int8
+from qoq.quantize.weights.int8_weight import round_to_int8
 
 from .weights import weights
 

@@ -1,0 +1,1 @@
+"""Text, and what flows through a layer when the model reads it."""

@@ -1,0 +1,1 @@
+"""What a quantized model loses, measured through the kernels that serve it."""

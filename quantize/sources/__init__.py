@@ -1,0 +1,1 @@
+"""Where a model comes from: Hugging Face folders, GGUF files, other quantizers' checkpoints."""

@@ -1,0 +1,1 @@
+"""Stored forms of a weight matrix, and rounding to them."""
