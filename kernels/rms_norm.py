@@ -22,10 +22,10 @@ def add_rms_norm(x: Tensor | None, residual: Tensor, gain: Tensor, eps: float) -
 
 
 def add_rms_norm_quantize(
-    x: Tensor | None, residual: Tensor, gain: Tensor, eps: float
+    x: Tensor | None, residual: Tensor, gain: Tensor, eps: float, bits: int = 8
 ) -> QuantizedActivations:
     """As ``add_rms_norm``, with the result quantized per token."""
-    return quantize_activations(add_rms_norm(x, residual, gain, eps))
+    return quantize_activations(add_rms_norm(x, residual, gain, eps), bits)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

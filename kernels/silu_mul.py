@@ -24,9 +24,9 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     return gate.neg().exp_().add_(1.0).reciprocal_().mul_(gate).mul_(up).to(gate_up.dtype)
 
 
-def silu_mul_quantize(gate_up: Tensor) -> QuantizedActivations:
+def silu_mul_quantize(gate_up: Tensor, bits: int = 8) -> QuantizedActivations:
     """As ``silu_mul``, with the result quantized per token."""
-    return quantize_activations(silu_mul(gate_up))
+    return quantize_activations(silu_mul(gate_up), bits)
 
 
 def silu_mul_reference(gate_up: Tensor) -> Tensor:

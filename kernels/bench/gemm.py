@@ -1,0 +1,173 @@
+"""W4A8 GEMM: every candidate's result equals the definition's, then the fastest is compared with
+cuBLAS in bf16 and FP8 and with ``torch._int_mm``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qoq.kernels.bench.timing import time_us
+from qoq.kernels.packing import pack_codes
+from qoq.kernels.quantize import QuantizedActivations
+from qoq.kernels.w4a8_triton import TileConfig, Workspace, w4a8_gemm_triton
+from qoq.kernels.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
+
+# One layer of Llama-3-8B, one of Llama-2-70B: N, K.
+SHAPES = {
+    "qkv": (6144, 4096),
+    "o": (4096, 4096),
+    "gate_up": (28672, 4096),
+    "down": (4096, 14336),
+    "qkv-70b": (10240, 8192),
+    "o-70b": (8192, 8192),
+    "gate_up-70b": (57344, 8192),
+    "down-70b": (8192, 28672),
+}
+L2_BYTES = 160 << 20  # operands rotate through more than this
+
+
+def candidates(m: int) -> Iterator[TileConfig]:
+    """Tiles worth trying for ``m`` tokens."""
+    if m <= 32:
+        block_m = 16 if m <= 16 else 32
+        for block_n, stages in ((64, 5), (64, 8), (128, 4), (128, 6)):
+            for split_k in (1, 2, 4, 8):
+                yield TileConfig(block_m, block_n, 4, stages, split_k, True)
+    elif m <= 64:
+        for block_n, warps, stages in ((64, 4, 4), (64, 4, 6), (128, 4, 4), (128, 8, 4)):
+            for split_k in (1, 2, 4, 8):
+                yield TileConfig(64, block_n, warps, stages, split_k, True)
+    else:
+        for split_k in (1, 2, 4) if m <= 512 else (1,):
+            yield TileConfig(128, 128, 8, 3, split_k, True)
+            yield TileConfig(128, 128, 8, 4, split_k, True)
+            yield TileConfig(64, 128, 4, 4, split_k, True)
+            yield TileConfig(128, 64, 4, 3, split_k, True)
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """A random legal weight: its INT8 values ``[N, K]``, and copies of its packed form."""
+
+    integers: Tensor
+    copies: list[W4A8Weight]
+
+
+def random_weight(n: int, k: int, group_size: int, num_copies: int) -> Operands:
+    """``group_size`` -1 is per channel. Offsets and scales cover all that is legal."""
+    codes = torch.randint(0, 16, (n, k), device="cuda", dtype=torch.uint8)
+    scales = torch.rand(n, device="cuda") * 1e-3 + 1e-4
+    if group_size == -1:
+        zeros = torch.randint(0, 16, (n,), device="cuda", dtype=torch.uint8)
+        integers = codes.to(torch.int8) - zeros.to(torch.int8)[:, None]
+        weight = pack_per_channel(pack_codes(codes), scales, zeros)
+    else:
+        shape = (n, k // group_size)
+        group_scales = torch.randint(1, 18, shape, device="cuda", dtype=torch.uint8)
+        room = 255 - 15 * group_scales.float()
+        offsets = (torch.rand(shape, device="cuda") * (room + 1)).floor().clamp_(max=room) - 128
+        spread = codes.view(n, -1, group_size).short() * group_scales[..., None].short()
+        integers = (spread + offsets[..., None].short()).view(n, k).to(torch.int8)
+        weight = pack_per_group(pack_codes(codes), scales, group_scales, offsets.to(torch.int8))
+    copies = [weight, *(_copy(weight) for _ in range(num_copies - 1))]
+    return Operands(integers, copies)
+
+
+def random_activations(m: int, k: int) -> QuantizedActivations:
+    codes = torch.randint(-127, 128, (m, k), device="cuda", dtype=torch.int8)
+    codes[0] = 127
+    return QuantizedActivations(codes, torch.rand(m, 1, device="cuda") * 1e-2 + 1e-3)
+
+
+def reference(x: QuantizedActivations, operands: Operands) -> Tensor:
+    """fp16 ``[M, N]`` by exact products in float64, a slice of rows at a time."""
+    weight = operands.copies[0]
+    rows = []
+    for part, scales in zip(x.codes.split(512), x.scales.split(512), strict=True):
+        acc = part.double() @ operands.integers.double().t()
+        rows.append((acc.float() * (scales * weight.scales)).half())
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Microseconds by contender."""
+
+    shape: str
+    m: int
+    config: TileConfig
+    us: float
+    bf16_us: float
+    fp8_us: float | None
+    int8_us: float | None
+
+
+def check(name: str, ms: list[int], group_size: int) -> None:
+    """Every candidate once. Raises AssertionError for a result that is not the definition's."""
+    operands = random_weight(*SHAPES[name], group_size, 1)
+    workspace = Workspace(torch.device("cuda"))
+    for m in ms:
+        x = random_activations(m, SHAPES[name][1])
+        expected = reference(x, operands)
+        for config in candidates(m):
+            got = w4a8_gemm_triton(x, operands.copies[0], config, workspace)
+            assert torch.equal(got, expected), f"{name} M={m} {config}: wrong result"
+
+
+def measure(name: str, ms: list[int], group_size: int) -> Iterator[Row]:
+    """Raises AssertionError where a candidate's result differs from the definition."""
+    n, k = SHAPES[name]
+    operands = random_weight(n, k, group_size, max(2, -(-L2_BYTES // (n * k // 2))))
+    workspace = Workspace(torch.device("cuda"))
+    bf16 = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    fp8 = [weight.to(torch.float8_e4m3fn) for weight in bf16]
+    for m in ms:
+        x = random_activations(m, k)
+        expected = reference(x, operands)
+        timed = []
+        for config in candidates(m):
+            got = w4a8_gemm_triton(x, operands.copies[0], config, workspace)
+            assert torch.equal(got, expected), f"{name} M={m} {config}: wrong result"
+            timed.append((time_us(_ours(x, operands, config, workspace)), config))
+        us, config = min(timed)
+        yield Row(name, m, config, us, *_baselines(m, k, bf16, fp8, operands))
+
+
+def _ours(
+    x: QuantizedActivations, operands: Operands, config: TileConfig, workspace: Workspace
+) -> Callable[[int], Tensor]:
+    copies, sums = operands.copies, x.sums
+    return lambda index: w4a8_gemm_triton(
+        x, copies[index % len(copies)], config, workspace, x_sums=sums
+    )
+
+
+def _baselines(
+    m: int, k: int, bf16: list[Tensor], fp8: list[Tensor], operands: Operands
+) -> tuple[float, float | None, float | None]:
+    x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
+    x8 = x.to(torch.float8_e4m3fn)
+    one = torch.ones((), device="cuda")
+    bf16_us = time_us(lambda i: torch.mm(x, bf16[i % 3].t()))
+    if m < 16:
+        return bf16_us, None, None
+    fp8_us = time_us(
+        lambda i: torch._scaled_mm(
+            x8, fp8[i % 3].t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+    )
+    if m <= 16:
+        return bf16_us, fp8_us, None
+    codes = torch.randint(-127, 128, (m, k), device="cuda", dtype=torch.int8)
+    weights = [operands.integers, operands.integers.clone(), operands.integers.clone()]
+    int8_us = time_us(lambda i: torch._int_mm(codes, weights[i % 3].t()))
+    return bf16_us, fp8_us, int8_us
+
+
+def _copy(weight: W4A8Weight) -> W4A8Weight:
+    groups = None if weight.groups is None else weight.groups.clone()
+    return W4A8Weight(weight.n, weight.k, weight.boxes.clone(), weight.scales, groups, weight.zeros)

@@ -1,0 +1,44 @@
+"""How long a kernel takes: the replay of a CUDA graph of many calls, the median of several."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+
+NUM_CALLS = 20
+NUM_REPLAYS = 7
+
+
+def time_us(call: Callable[[int], object], num_calls: int = NUM_CALLS) -> float:
+    """Microseconds of one ``call(index)``; the index lets it take other operands each time, so
+    that they do not stay in the L2.
+    """
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        call(0)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for index in range(num_calls):
+                call(index)
+        graph.replay()
+        torch.cuda.synchronize()
+        return statistics.median(_replay_us(graph) for _ in range(NUM_REPLAYS)) / num_calls
+
+
+def _replay_us(graph: torch.cuda.CUDAGraph) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    graph.replay()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) * 1e3
+
+
+def copy_bandwidth() -> float:
+    """TB/s of a device-to-device copy, bytes read plus bytes written."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / time_us(lambda _: target.copy_(source), 4) / 1e6
