@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from qoq.engine.checkpoint import Checkpoint, CheckpointError, read_json
+from qoq.engine.checkpoint import Checkpoint, read_json
 from qoq.engine.config import EngineConfig
 from qoq.engine.engine import Engine
 from qoq.engine.memory import MemoryPlan, available_memory, plan_memory
 from qoq.engine.model_runner import ModelRunner
 from qoq.engine.models.config import ModelConfig, parse_model_config
 from qoq.engine.models.loader import kv_format, load_decoder
-from qoq.engine.precision import Precision, parse_precision
+from qoq.engine.precision import Precision
 from qoq.engine.protocol import EngineInfo
 from qoq.kernels.int8_gemm import check_exactness
 from qoq.scheduler.config import SchedulerConfig
@@ -69,7 +69,7 @@ def build_runner(config: EngineConfig) -> tuple[ModelRunner, EngineInfo, MemoryP
     check_exactness()
     checkpoint = Checkpoint(config.model)
     model = parse_model_config(checkpoint.config)
-    precision = _precision(config, checkpoint)
+    precision = checkpoint.precision_for(config.precision)
     fmt = kv_format(model, precision)
     plan = plan_memory(
         config,
@@ -94,24 +94,12 @@ def build_runner(config: EngineConfig) -> tuple[ModelRunner, EngineInfo, MemoryP
     return ModelRunner(decoder, model, fmt, plan.num_blocks), info, plan
 
 
-def _precision(config: EngineConfig, checkpoint: Checkpoint) -> Precision:
-    """The one asked for, if the checkpoint can give it: any dense one, or its own quantized one."""
-    own = checkpoint.precision
-    wanted = own if config.precision is None else parse_precision(config.precision)
-    if wanted.name != own.name and (wanted.is_quantized or own.is_quantized):
-        raise CheckpointError(
-            f"{checkpoint.folder}: holds {own.name} weights, not {wanted.name}; leave out "
-            f"--precision, or quantize the original model with --precision {wanted.name}"
-        )
-    return wanted
-
-
 def _weight_bytes(model: ModelConfig, precision: Precision) -> int:
     """What the loaded weights take: INT8 or the dtype for layers, fp32 for lm_head."""
     heads = (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim
     per_layer = model.hidden_size * (heads + 3 * model.intermediate_size)
     width = {"float32": 4, "float16": 4, "bfloat16": 2}[precision.dtype]
-    layers = model.num_layers * per_layer * (1 if precision.is_quantized else width)
+    layers = model.num_layers * per_layer * (1 if precision.activation_bits else width)
     return layers + model.vocab_size * model.hidden_size * (4 + 2)
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from qoq.engine.precision import PRECISIONS, Precision, parse_precision
+from qoq.engine.precision import PRECISIONS, Precision, parse_precision, stored_precision
 
 FORMAT_VERSION = 1
 
@@ -58,6 +58,22 @@ class Checkpoint:
             return parse_precision(quantization.get("precision", ""))
         except ValueError as error:
             raise CheckpointError(f"{self.folder}: quantization_config: {error}") from None
+
+    def precision_for(self, name: str | None) -> Precision:
+        """The precision ``name``, if these weights can run in it; None is their own.
+
+        Dense weights run in any dense precision, quantized ones with activations and cache of any
+        number of bits. Raises CheckpointError, ValueError for a name that is unknown.
+        """
+        own = self.precision
+        wanted = own if name is None else parse_precision(name)
+        if wanted.weight_bits != own.weight_bits:
+            raise CheckpointError(
+                f"{self.folder}: holds {own.name} weights, not {wanted.name}; leave out "
+                "--precision, or quantize the original model with "
+                f"--precision {stored_precision(wanted.name)}"
+            )
+        return wanted
 
     @property
     def num_bytes(self) -> int:

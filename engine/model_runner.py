@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from qoq.engine.layers.attention import StepTensors
+from qoq.engine.layers.linear import Activations
 from qoq.engine.models.config import ModelConfig
 from qoq.engine.models.decoder import Decoder
 from qoq.engine.sampler import SampleRow, sample
@@ -48,11 +50,13 @@ class ModelRunner:
         return self._sample(batch, self._decoder.hidden_states(step, self._caches, rows))
 
     @torch.inference_mode()
-    def logits(self, batch: Batch) -> Tensor:
-        """Fp32 ``[num_tokens, V]`` of every token of the batch, for evaluation; samples nothing."""
+    def logits(self, batch: Batch, rows: Sequence[int]) -> Tensor:
+        """Fp32 ``[R, V]`` of the tokens ``rows`` of the batch, for evaluation; samples nothing."""
         self._update_states(batch)
         step = self._step_tensors(batch.scheduled)
-        hidden = self._decoder.hidden_states(step, self._caches, torch.arange(batch.num_tokens))
+        hidden = self._decoder.hidden_states(
+            step, self._caches, torch.tensor(rows, dtype=torch.int64)
+        )
         return self._decoder.logits(hidden)
 
     def _update_states(self, batch: Batch) -> None:
@@ -97,7 +101,7 @@ class ModelRunner:
             window=window,
         )
 
-    def _sample(self, batch: Batch, hidden: Tensor) -> list[int]:
+    def _sample(self, batch: Batch, hidden: Activations) -> list[int]:
         states = [self._states[item.request_id] for item in batch.scheduled if item.samples]
         if not states:
             return []

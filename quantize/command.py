@@ -13,7 +13,9 @@ from qoq.quantize.quantization_config import DEFAULT_PRECISION, GROUP_SIZES, PER
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", help="a preset's name, a Hugging Face folder or hub id, or a GGUF file"
+        "model",
+        help="a preset's name, a Hugging Face folder or hub id, or a GGUF file; a 4-bit QServe, "
+        "AWQ, GPTQ or compressed-tensors checkpoint is imported, with its own group size",
     )
     parser.add_argument("--out", type=Path, required=True, help="the folder to write; must be new")
     parser.add_argument("--precision", choices=PRECISIONS, default=DEFAULT_PRECISION)
@@ -29,12 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0, or 1 after one sentence on standard error (130 where the user interrupted)."""
     # Imported here, so that reading the arguments does not load torch.
+    from qoq.quantize.import_checkpoint import import_checkpoint, open_codes
     from qoq.quantize.quantize import quantize_model
     from qoq.quantize.resolve import default_cache_dir, locate
 
     try:
         source = locate(args.model, default_cache_dir())
-        out = quantize_model(source, args.out, precision=args.precision, group_size=args.group_size)
+        if PRECISIONS[args.precision].weight_bits == 4 and open_codes(source) is not None:
+            out = import_checkpoint(source, args.out)
+        else:
+            out = quantize_model(
+                source, args.out, precision=args.precision, group_size=args.group_size
+            )
     except (ModelSourceError, OSError) as error:
         print(f"qoq quantize: {error}", file=sys.stderr)
         return 1

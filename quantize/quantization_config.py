@@ -17,10 +17,14 @@ DEFAULT_PRECISION = "w4a8kv4"
 
 @dataclass(frozen=True, slots=True)
 class QuantizationConfig:
-    """A precision and, for 4-bit weights, the group size (-1: one scale a channel)."""
+    """A precision and, for 4-bit weights, the group size (-1: one scale a channel).
+
+    ``int8_lm_head`` multiplies by an INT8 lm_head; otherwise it stays in 16 bits.
+    """
 
     precision: str = DEFAULT_PRECISION
     group_size: int = 128
+    int8_lm_head: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -32,6 +36,8 @@ class QuantizationConfig:
                 f"group size {self.group_size} is not supported; choose 128, 64, 32, "
                 "or -1 for one scale a channel"
             )
+        if self.int8_lm_head and self.is_dense:
+            raise ModelSourceError(f"an INT8 lm_head does not go with precision {self.precision}")
 
     @property
     def is_dense(self) -> bool:
@@ -48,11 +54,13 @@ class QuantizationConfig:
 
     @property
     def label(self) -> str:
-        """A short name for folders: ``w4a8kv4-g128``, ``w4a8kv4-channel``, ``w8a8kv8``."""
-        if PRECISIONS[self.precision].weight_bits != 4:
-            return self.precision
-        suffix = f"g{self.group_size}" if self.has_groups else "channel"
-        return f"{self.precision}-{suffix}"
+        """A short name for folders: ``w4a8kv4-g128``, ``w4a8kv4-channel-head8``, ``w8a8kv8``."""
+        parts = [self.precision]
+        if PRECISIONS[self.precision].weight_bits == 4:
+            parts.append(f"g{self.group_size}" if self.has_groups else "channel")
+        if self.int8_lm_head:
+            parts.append("head8")
+        return "-".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         entry: dict[str, Any] = {
@@ -62,6 +70,8 @@ class QuantizationConfig:
         }
         if PRECISIONS[self.precision].weight_bits == 4:
             entry["group_size"] = self.group_size
+        if self.int8_lm_head:
+            entry["int8_lm_head"] = True
         return entry
 
     @classmethod
@@ -77,4 +87,8 @@ class QuantizationConfig:
                 f"the checkpoint has format version {entry.get('format_version')}, this qoq reads "
                 f"version {FORMAT_VERSION}; quantize the model again"
             )
-        return cls(entry.get("precision", ""), entry.get("group_size", 128))
+        return cls(
+            entry.get("precision", ""),
+            entry.get("group_size", 128),
+            entry.get("int8_lm_head", False),
+        )

@@ -27,6 +27,7 @@ def quantize_model(
     *,
     precision: str = "w4a8kv4",
     group_size: int = 128,
+    int8_lm_head: bool = False,
     progress: bool = True,
 ) -> Path:
     """Write the checkpoint ``out`` from a Hugging Face folder or a GGUF file; returns ``out``.
@@ -35,7 +36,7 @@ def quantize_model(
     appears whole or not at all. Raises ModelSourceError for a model that cannot be quantized,
     FileExistsError where ``out`` is taken, OSError where the disk refuses.
     """
-    config = QuantizationConfig(precision, group_size)
+    config = QuantizationConfig(precision, group_size, int8_lm_head)
     model = open_source(Path(source))
     rounding = Rounding.plan(model, config)
     with staging_folder(out.absolute()) as folder:
@@ -65,6 +66,8 @@ def _write_tensors(rounding: Rounding, folder: Path, progress: bool) -> None:
             for tensors in workers.map(rounding.encode, names):
                 writer.add(tensors)
             writer.end_layer()
+    if rounding.config.int8_lm_head:
+        writer.add(rounding.encode_int8_head())
     writer.finish()
 
 

@@ -9,10 +9,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
+from qoq.engine.precision import PRECISIONS, stored_precision
 from qoq.quantize.errors import ModelSourceError
+from qoq.quantize.import_checkpoint import import_checkpoint, imported_config, open_codes
 from qoq.quantize.preset import find_preset, model_presets
 from qoq.quantize.quantization_config import (
     DEFAULT_PRECISION,
@@ -20,8 +23,8 @@ from qoq.quantize.quantization_config import (
     QuantizationConfig,
 )
 from qoq.quantize.quantize import quantize_model
-from qoq.quantize.sources.hf_source import read_json
 from qoq.quantize.sources.hub import fetch_from_hub, is_hub_id
+from qoq.quantize.sources.json_file import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +40,36 @@ def resolve_model(
     """The checkpoint folder of ``model``.
 
     ``model`` is a preset's name, a checkpoint, a Hugging Face folder or hub id, or a GGUF file.
-    ``precision`` None keeps a checkpoint's own and quantizes anything else to w4a8kv4. Raises
-    ModelSourceError with a sentence that says what to change, OSError where the disk refuses.
+    ``precision`` None keeps a checkpoint's own and quantizes anything else to w4a8kv4; a comparison
+    gets the checkpoint that it runs on. Raises ModelSourceError with a sentence that says what to
+    change, OSError where the disk refuses.
     """
+    precision = None if precision is None else stored_precision(precision)
     source = locate(model, cache_dir)
     if source.is_dir():
         config = read_json(source / "config.json")
-        if "quantization_config" in config:
+        if (config.get("quantization_config") or {}).get("quant_method") == "qoq":
             _check_precision(source, config["quantization_config"], precision)
             return source
-    wanted = QuantizationConfig(precision or DEFAULT_PRECISION, group_size)
-    if source.is_dir() and wanted.is_dense:
+    precision = precision or DEFAULT_PRECISION
+    codes = open_codes(source)
+    if codes is not None and PRECISIONS[precision].weight_bits == 4:
+        write = partial(import_checkpoint, source, progress=progress)
+        return _cached(source, imported_config(codes), cache_dir, write)
+    wanted = QuantizationConfig(
+        precision, group_size, int8_lm_head=PRECISIONS[precision].is_quantized
+    )
+    if codes is None and source.is_dir() and wanted.is_dense:
         return source
-    return _cached(source, wanted, cache_dir, progress)
+    write = partial(
+        quantize_model,
+        source,
+        precision=wanted.precision,
+        group_size=wanted.group_size,
+        int8_lm_head=wanted.int8_lm_head,
+        progress=progress,
+    )
+    return _cached(source, wanted, cache_dir, write)
 
 
 def locate(model: str, cache_dir: Path) -> Path:
@@ -75,7 +95,9 @@ def _check_precision(source: Path, entry: Mapping[str, object], precision: str |
         )
 
 
-def _cached(source: Path, wanted: QuantizationConfig, cache_dir: Path, progress: bool) -> Path:
+def _cached(
+    source: Path, wanted: QuantizationConfig, cache_dir: Path, write: Callable[[Path], Path]
+) -> Path:
     name = source.name.removesuffix(".gguf")
     out = cache_dir / "checkpoints" / f"{name}-{wanted.label}-{_digest(source)}"
     if out.exists():
@@ -83,13 +105,7 @@ def _cached(source: Path, wanted: QuantizationConfig, cache_dir: Path, progress:
     out.parent.mkdir(parents=True, exist_ok=True)
     logger.warning("quantizing %s to %s into %s", source, wanted.label, out)
     try:
-        return quantize_model(
-            source,
-            out,
-            precision=wanted.precision,
-            group_size=wanted.group_size,
-            progress=progress,
-        )
+        return write(out)
     except FileExistsError:
         return out  # another process wrote it while we waited
 
@@ -103,6 +119,6 @@ def _digest(source: Path) -> str:
 def _identities(source: Path) -> Iterator[tuple[str, int, int]]:
     files = sorted(source.iterdir()) if source.is_dir() else [source]
     for file in files:
-        if file.suffix in (".json", ".jinja", ".model", ".safetensors", ".gguf"):
+        if file.suffix in (".json", ".jinja", ".model", ".safetensors", ".bin", ".gguf"):
             stat = file.stat()
             yield str(file), stat.st_size, stat.st_mtime_ns

@@ -41,10 +41,20 @@ class Rounding:
         _check_finite(tensor, name)
         if self.config.is_dense:
             return {name: _cast(tensor, getattr(torch, self.config.dense_dtype), name)}
+        if name == "lm_head.weight" and self.config.int8_lm_head:
+            return {}  # ``encode_int8_head`` does, for tied embeddings too
         if not is_decoder_linear(name):
             return {name: _cast(tensor, self.model.dtype(name), name)}
         stem = name.removesuffix("weight")
         return {stem + suffix: part for suffix, part in self._round(tensor.float(), name).items()}
+
+    def encode_int8_head(self) -> dict[str, Tensor]:
+        """An INT8 lm_head; of a model with tied embeddings, made from those."""
+        is_tied = "lm_head.weight" not in self.model.names
+        name = "model.embed_tokens.weight" if is_tied else "lm_head.weight"
+        tensor = self.model.load(name)
+        _check_finite(tensor, name)
+        return {f"lm_head.{k}": part for k, part in round_to_int8(tensor.float()).tensors().items()}
 
     def _round(self, weight: Tensor, name: str) -> dict[str, Tensor]:
         if PRECISIONS[self.config.precision].weight_bits == 8:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from qoq.quantize import command as quantize_command
+from qoq.quantize.evaluation import command as eval_command
 from qoq.server import bench_command, serve_command
 
 
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, module, summary in (
         ("serve", serve_command, "serve a model over the OpenAI API"),
         ("quantize", quantize_command, "make a W4A8KV4 checkpoint from a 16-bit model"),
+        ("eval", eval_command, "measure what a quantized model loses"),
         ("bench", bench_command, "measure this machine against Hugging Face generate"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)

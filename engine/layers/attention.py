@@ -47,7 +47,7 @@ class Attention:
     num_heads: int
     fmt: KvFormat
     window: int | None
-    quantizes: bool
+    activation_bits: int | None
 
     def __call__(self, x: Activations, cache: KvCache, step: StepTensors) -> Tensor:
         qkv = self.qkv_proj(x).unflatten(1, (-1, self.fmt.head_dim))
@@ -56,7 +56,9 @@ class Attention:
         q = rope_store_kv(qkv, step.rope, cache, step.slots, self.fmt)
         plan = step.plans[self.window]
         out = paged_attention(q, cache, plan, self.fmt, self.fmt.head_dim**-0.5).flatten(1)
-        return self.o_proj(quantize_activations(out) if self.quantizes else out)
+        if self.activation_bits is None:
+            return self.o_proj(out)
+        return self.o_proj(quantize_activations(out, self.activation_bits))
 
     def _norm_heads(self, qkv: Tensor, norm: QkNorm) -> Tensor:
         q, k, v = qkv.split([self.num_heads, self.fmt.num_kv_heads, self.fmt.num_kv_heads], dim=1)

@@ -37,6 +37,10 @@ class Int8Linear:
         assert isinstance(x, QuantizedActivations)
         return int8_gemm(x, self.weight, self.scales, self.bias)
 
+    def dequantize(self, dtype: torch.dtype) -> DenseLinear:
+        """The same weight for unquantized activations of ``dtype``."""
+        return DenseLinear.from_weight((self.weight * self.scales[:, None]).to(dtype), self.bias)
+
 
 @dataclass(frozen=True, slots=True)
 class DenseLinear:

@@ -12,13 +12,13 @@ from qoq.kernels.rms_norm import add_rms_norm, add_rms_norm_quantize
 
 @dataclass(frozen=True, slots=True)
 class AddNorm:
-    """``residual += x`` in place, then the norm of the residual."""
+    """``residual += x`` in place, then the norm of the residual; None bits leave it unquantized."""
 
     gain: Tensor
     eps: float
-    quantizes: bool
+    activation_bits: int | None
 
     def __call__(self, x: Tensor | None, residual: Tensor) -> Activations:
-        if self.quantizes:
-            return add_rms_norm_quantize(x, residual, self.gain, self.eps)
-        return add_rms_norm(x, residual, self.gain, self.eps)
+        if self.activation_bits is None:
+            return add_rms_norm(x, residual, self.gain, self.eps)
+        return add_rms_norm_quantize(x, residual, self.gain, self.eps, self.activation_bits)

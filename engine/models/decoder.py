@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from qoq.engine.layers.attention import Attention, StepTensors
-from qoq.engine.layers.linear import Activations, DenseLinear, Linear
+from qoq.engine.layers.linear import Activations, Linear
 from qoq.engine.layers.norm import AddNorm
 from qoq.kernels.kv_cache import KvCache
 from qoq.kernels.silu_mul import silu_mul, silu_mul_quantize
@@ -17,11 +17,13 @@ from qoq.kernels.silu_mul import silu_mul, silu_mul_quantize
 class Mlp:
     gate_up_proj: Linear
     down_proj: Linear
-    quantizes: bool
+    activation_bits: int | None
 
     def __call__(self, x: Activations) -> Tensor:
         gate_up = self.gate_up_proj(x)
-        return self.down_proj(silu_mul_quantize(gate_up) if self.quantizes else silu_mul(gate_up))
+        if self.activation_bits is None:
+            return self.down_proj(silu_mul(gate_up))
+        return self.down_proj(silu_mul_quantize(gate_up, self.activation_bits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +43,26 @@ class DecoderLayer:
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """``embedding`` ``[V, hidden]`` in 16 or 32 bits; the residual stream has ``norm``'s dtype."""
+    """``embedding`` ``[V, hidden]`` in 16 or 32 bits; the residual stream has ``norm``'s dtype.
+
+    ``norm`` quantizes where ``lm_head`` is INT8.
+    """
 
     embedding: Tensor
     layers: list[DecoderLayer]
     norm: AddNorm
-    lm_head: DenseLinear
+    lm_head: Linear
     rope_table: Tensor
 
-    def hidden_states(self, step: StepTensors, caches: list[KvCache], rows: Tensor) -> Tensor:
+    def hidden_states(self, step: StepTensors, caches: list[KvCache], rows: Tensor) -> Activations:
         """Run a step; the final hidden states ``[R, hidden]`` of tokens ``rows`` int64 ``[R]``."""
         residual = self.embedding[step.input_ids].to(self.norm.gain.dtype)
         x: Tensor | None = None
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, residual, cache, step)
         assert x is not None
-        normed = self.norm(x[rows], residual[rows])
-        assert isinstance(normed, Tensor)
-        return normed
+        return self.norm(x[rows], residual[rows])
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Activations) -> Tensor:
         """Fp32 ``[R, V]``."""
-        return self.lm_head(hidden.float())
+        return self.lm_head(hidden.float() if isinstance(hidden, Tensor) else hidden)

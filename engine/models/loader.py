@@ -32,13 +32,14 @@ def load_decoder(
     embedding = checkpoint.tensor(
         "model.embed_tokens.weight", config.vocab_size, config.hidden_size
     )
-    is_tied = config.tie_word_embeddings or "lm_head.weight" not in checkpoint
-    head = embedding if is_tied else checkpoint.tensor("lm_head.weight", *embedding.shape)
+    lm_head = loader.int8_head() if "lm_head.scales" in checkpoint else loader.dense_head(embedding)
     return Decoder(
         embedding=embedding,
         layers=[loader.layer(index) for index in range(config.num_layers)],
-        norm=loader.norm("model.norm", quantizes=False),
-        lm_head=DenseLinear.from_weight(head.float()),
+        norm=loader.norm(
+            "model.norm", activation_bits=8 if isinstance(lm_head, Int8Linear) else None
+        ),
+        lm_head=lm_head,
         rope_table=make_rope_table(config, max_model_len),
     )
 
@@ -56,17 +57,32 @@ class _Loader:
 
     def layer(self, index: int) -> DecoderLayer:
         name = f"model.layers.{index}"
-        quantizes = self.precision.is_quantized
+        bits = self.precision.activation_bits
         return DecoderLayer(
-            input_norm=self.norm(f"{name}.input_layernorm", quantizes),
+            input_norm=self.norm(f"{name}.input_layernorm", bits),
             attention=self._attention(f"{name}.self_attn", self.config.windows[index]),
-            post_attention_norm=self.norm(f"{name}.post_attention_layernorm", quantizes),
+            post_attention_norm=self.norm(f"{name}.post_attention_layernorm", bits),
             mlp=self._mlp(f"{name}.mlp"),
         )
 
-    def norm(self, name: str, quantizes: bool) -> AddNorm:
+    def norm(self, name: str, activation_bits: int | None) -> AddNorm:
         gain = self.checkpoint.tensor(f"{name}.weight", self.config.hidden_size)
-        return AddNorm(gain.to(self.dtype), self.config.rms_norm_eps, quantizes)
+        return AddNorm(gain.to(self.dtype), self.config.rms_norm_eps, activation_bits)
+
+    def int8_head(self) -> Linear:
+        """Its activations have 8 bits wherever those of other layers have 8 or fewer."""
+        vocab, hidden = self.config.vocab_size, self.config.hidden_size
+        head = Int8Linear(
+            self.checkpoint.tensor("lm_head.weight", vocab, hidden, dtype=torch.int8),
+            self.checkpoint.tensor("lm_head.scales", vocab, dtype=torch.float32),
+            bias=None,
+        )
+        return head if self.precision.activation_bits else head.dequantize(torch.float32)
+
+    def dense_head(self, embedding: Tensor) -> Linear:
+        is_tied = self.config.tie_word_embeddings or "lm_head.weight" not in self.checkpoint
+        head = embedding if is_tied else self.checkpoint.tensor("lm_head.weight", *embedding.shape)
+        return DenseLinear.from_weight(head.float())
 
     def _attention(self, name: str, window: int | None) -> Attention:
         config = self.config
@@ -80,7 +96,7 @@ class _Loader:
             num_heads=config.num_heads,
             fmt=kv_format(config, self.precision),
             window=window,
-            quantizes=self.precision.is_quantized,
+            activation_bits=self.precision.activation_bits,
         )
 
     def _qk_norm(self, name: str) -> QkNorm:
@@ -95,14 +111,15 @@ class _Loader:
         return Mlp(
             gate_up_proj=self._fused(name, {"gate_proj": inner, "up_proj": inner}, hidden),
             down_proj=self._fused(name, {"down_proj": hidden}, inner),
-            quantizes=self.precision.is_quantized,
+            activation_bits=self.precision.activation_bits,
         )
 
     def _fused(self, parent: str, outputs: dict[str, int], k: int) -> Linear:
         """The projections ``outputs`` (name to N) of one input as a single layer."""
         names = {f"{parent}.{part}": n for part, n in outputs.items()}
         if self.precision.is_quantized:
-            return stack_linears([self._int8(name, n, k) for name, n in names.items()])
+            stacked = stack_linears([self._int8(name, n, k) for name, n in names.items()])
+            return stacked if self.precision.activation_bits else stacked.dequantize(self.dtype)
         weights = [self.checkpoint.tensor(f"{name}.weight", n, k) for name, n in names.items()]
         biases = [self._bias(name, n) for name, n in names.items()]
         present = [bias for bias in biases if bias is not None]

@@ -1,9 +1,9 @@
-"""Where a 16-bit model comes from: a Hugging Face folder, or a GGUF file."""
+"""Where a model comes from: a Hugging Face folder, in 16 bits or with codes, or a GGUF file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,10 +55,7 @@ def open_source(path: Path) -> ModelSource:
     if not path.exists():
         raise ModelSourceError(f"{path} does not exist")
     source = _open(path)
-    try:
-        config = parse_model_config(source.config)
-    except ValueError as error:
-        raise ModelSourceError(f"{path}: {error}") from error
+    config = read_model_config(path, source.config)
     present = set(source.names)
     missing = [name for name in _expected_names(config) if name not in present]
     if missing:
@@ -66,6 +63,14 @@ def open_source(path: Path) -> ModelSource:
             f"{path} lacks tensor {missing[0]} ({len(missing)} missing); download the model again"
         )
     return source
+
+
+def read_model_config(path: Path, fields: Mapping[str, Any]) -> ModelConfig:
+    """Raises ModelSourceError for a model that the engine cannot run."""
+    try:
+        return parse_model_config(fields)
+    except ValueError as error:
+        raise ModelSourceError(f"{path}: {error}") from error
 
 
 def is_decoder_linear(name: str) -> bool:
@@ -83,9 +88,9 @@ def by_layer(names: Iterable[str]) -> Iterator[list[str]]:
 def _open(path: Path) -> ModelSource:
     # Imported here: each reader loads a library that the other does not need.
     if path.is_dir():
-        from qoq.quantize.sources.hf_source import HFSource
+        from qoq.quantize.sources.quantized_source import open_folder
 
-        return HFSource(path)
+        return open_folder(path)
     from qoq.quantize.sources.gguf_source import GGUFSource
 
     return GGUFSource(path)

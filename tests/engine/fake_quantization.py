@@ -22,6 +22,8 @@ from torch import Tensor
 TIE_WIDTH = 127 * 1e-5
 FP16_ROUNDING = 2.0**-11
 
+Inputs = Iterator[Tensor | None]
+
 
 @dataclass
 class Codes:
@@ -46,7 +48,11 @@ class Codes:
 
 @dataclass
 class FakeQuantizedModel:
+    """Activations are quantized to +-``max_code``, or not at all, keys and values to ``levels``."""
+
     folder: Path
+    max_code: int | None = 127
+    levels: int = 15
     config: dict = field(init=False)
     tensors: dict[str, Tensor] = field(init=False)
 
@@ -54,20 +60,16 @@ class FakeQuantizedModel:
         self.config = json.loads((self.folder / "config.json").read_text())
         self.tensors = load_file(self.folder / "model.safetensors")
 
-    @property
-    def levels(self) -> int:
-        return {"w4a8kv4": 15, "w8a8kv8": 255}[self.config["quantization_config"]["precision"]]
-
     def logits(self, tokens: list[int], codes: Codes) -> Tensor:
         x = self.tensors["model.embed_tokens.weight"][torch.tensor(tokens)].double()
         for layer in range(self.config["num_hidden_layers"]):
-            inputs = iter(codes.activations[layer])
+            inputs = iter(codes.activations[layer] if self.max_code else [None] * 4)
             x = x + self._attention(layer, x, inputs, codes)
             x = x + self._mlp(layer, x, inputs, codes)
         head = self.tensors.get("lm_head.weight", self.tensors["model.embed_tokens.weight"])
         return self._norm("model.norm", x) @ head.double().T
 
-    def _attention(self, layer: int, x: Tensor, inputs: Iterator[Tensor], codes: Codes) -> Tensor:
+    def _attention(self, layer: int, x: Tensor, inputs: Inputs, codes: Codes) -> Tensor:
         name, config = f"model.layers.{layer}", self.config
         head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         x = self._quantize(self._norm(f"{name}.input_layernorm", x), next(inputs), codes)
@@ -83,7 +85,7 @@ class FakeQuantizedModel:
         out = _attend(self._rotate(q), k, v)
         return self._linear(f"{name}.self_attn.o_proj", self._quantize(out, next(inputs), codes))
 
-    def _mlp(self, layer: int, x: Tensor, inputs: Iterator[Tensor], codes: Codes) -> Tensor:
+    def _mlp(self, layer: int, x: Tensor, inputs: Inputs, codes: Codes) -> Tensor:
         name = f"model.layers.{layer}"
         x = self._quantize(self._norm(f"{name}.post_attention_layernorm", x), next(inputs), codes)
         gate = self._linear(f"{name}.mlp.gate_proj", x)
@@ -96,16 +98,18 @@ class FakeQuantizedModel:
         return x / torch.sqrt(mean_square + self.config["rms_norm_eps"]) * gain
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
-        y = x @ self._weight(name).T
+        y = x @ self.weight(name).T
         bias = self.tensors.get(f"{name}.bias")
         return y if bias is None else y + bias.double()
 
-    def _weight(self, name: str) -> Tensor:
+    def weight(self, name: str) -> Tensor:
         part = {
             key.removeprefix(f"{name}."): tensor.double()
             for key, tensor in self.tensors.items()
             if key.startswith(f"{name}.")
         }
+        if "scales" not in part:
+            return part["weight"]
         scale = part["scales"][:, None]
         if "weight" in part:
             return part["weight"] * scale
@@ -126,10 +130,13 @@ class FakeQuantizedModel:
         cos, sin = angle.cos(), angle.sin()
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=2)
 
-    def _quantize(self, x: Tensor, engine: Tensor, codes: Codes) -> Tensor:
-        scale = x.flatten(1).abs().amax(dim=1, keepdim=True) / 127
+    def _quantize(self, x: Tensor, engine: Tensor | None, codes: Codes) -> Tensor:
+        x = x.flatten(1)
+        if self.max_code is None or engine is None:
+            return x
+        scale = x.abs().amax(dim=1, keepdim=True) / self.max_code
         scale[scale == 0] = 1
-        return codes.adopt(x.flatten(1) / scale, engine, -127, 127) * scale
+        return codes.adopt(x / scale, engine, -self.max_code, self.max_code) * scale
 
     def _quantize_kv(self, kv: Tensor, engine: Tensor, scale_bias: Tensor, codes: Codes) -> Tensor:
         low, high = kv.amin(dim=-1), kv.amax(dim=-1)

@@ -37,7 +37,7 @@ def run_chunks(runner: ModelRunner, tokens: list[int], chunks: Iterable[int]) ->
         item = ScheduledRequest("r", start, count, False, [] if start else table, None)
         if not start:
             item = ScheduledRequest("r", 0, count, False, table, new)
-        logits.append(runner.logits(Batch([item], [])))
+        logits.append(runner.logits(Batch([item], []), range(count)))
         start += count
     assert start == len(tokens)
     return torch.cat(logits)

@@ -26,7 +26,7 @@ def test_a_checkpoint_keeps_its_own_precision(tiny_dense: Path, tiny_quantized: 
     assert info(tiny_dense).precision == "fp32"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "w16a16kv4"])
 def test_a_dense_checkpoint_runs_in_any_dense_precision(tiny_dense: Path, precision: str):
     assert info(tiny_dense, precision=precision).precision == precision
 
@@ -36,15 +36,22 @@ def test_the_cache_size_decides_the_number_of_blocks(tiny_quantized: Path):
     assert info(tiny_quantized, kv_cache_bytes=10 * 64 * 2 * 2 * 2 * 12).num_blocks == 10
 
 
-@pytest.mark.parametrize("precision", ["fp32", "w8a8kv8"])
+@pytest.mark.parametrize("precision", ["w4a16", "w4a4"])
+def test_4_bit_weights_run_with_other_activations(tiny_quantized: Path, precision: str):
+    assert info(tiny_quantized, precision=precision).precision == precision
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8a8kv8", "w16a16kv4"])
 def test_another_precision_than_the_quantized_one_is_refused(tiny_quantized: Path, precision: str):
     with pytest.raises(CheckpointError, match=f"holds w4a8kv4 weights, not {precision}; leave out"):
         info(tiny_quantized, precision=precision)
 
 
-def test_a_dense_checkpoint_cannot_be_run_quantized(tiny_dense: Path):
+@pytest.mark.parametrize("precision", ["w4a8kv4", "w4a16", "w4a4"])
+def test_a_dense_checkpoint_cannot_be_run_quantized(tiny_dense: Path, precision: str):
+    """A comparison is no precision to quantize to."""
     with pytest.raises(CheckpointError, match="quantize the original model with --precision w4a8k"):
-        info(tiny_dense, precision="w4a8kv4")
+        info(tiny_dense, precision=precision)
 
 
 def test_an_unknown_precision_is_refused_with_the_list(tiny_dense: Path):

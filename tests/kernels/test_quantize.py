@@ -39,11 +39,12 @@ def matrices() -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("kind", matrices())
-def test_codes_and_scales_are_the_reference_bits(kind: str):
+def test_codes_and_scales_are_the_reference_bits(kind: str, bits: int):
     """Fails if the divisions, the rounding or the clamp differ from the definition."""
     x = matrices()[kind]
-    quantized, reference = quantize_activations(x), quantize_activations_reference(x)
+    quantized, reference = quantize_activations(x, bits), quantize_activations_reference(x, bits)
     assert_same_bits("codes", quantized.codes, reference.codes)
     assert_same_bits("scales", quantized.scales, reference.scales)
     assert quantized.codes.dtype == torch.int8 and quantized.scales.dtype == torch.float32
@@ -71,6 +72,12 @@ def test_codes_are_written_by_hand():
     codes, scales = quantize_activations(x)
     assert codes.tolist() == [[127, 0, 2, -2], [0, 0, 0, 0], [-127, 127, 0, 2]]
     assert scales.flatten().tolist() == [1.0, 1.0, 2.0]
+
+
+def test_4_bit_codes_are_written_by_hand():
+    codes, scales = quantize_activations(torch.tensor([[7.0, 0.5, -1.5], [-14.0, 3.0, 5.0]]), 4)
+    assert codes.tolist() == [[7, 0, -2], [-7, 2, 2]]
+    assert scales.flatten().tolist() == [1.0, 2.0]
 
 
 def test_sums_are_of_the_codes_in_int32():

@@ -1,4 +1,5 @@
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from qoq.quantize import command
 from qoq.quantize.rounding import Rounding
 
+from .quantized_hf import gptq, write_quantized
 from .tiny_gguf import write_tiny_gguf
 
 
@@ -59,3 +61,12 @@ def test_an_interrupt_is_said_and_has_its_own_exit_code(
 def test_reading_the_arguments_does_not_load_torch():
     code = "import sys, qoq.quantize.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("precision", ["w4a8kv4", "fp32"])
+def test_another_quantizers_checkpoint_is_imported_or_dequantized(tmp_path: Path, precision: str):
+    write_quantized(tmp_path / "model", gptq(64))
+    out = tmp_path / "out"
+    assert run(tmp_path / "model", "--out", out, "--precision", precision) == 0
+    entry = json.loads((out / "config.json").read_text()).get("quantization_config")
+    assert (entry and entry["group_size"]) == (64 if precision == "w4a8kv4" else None)

@@ -10,6 +10,7 @@ from qoq.quantize.errors import ModelSourceError
 from qoq.quantize.quantize import quantize_model
 from qoq.quantize.resolve import default_cache_dir, resolve_model
 
+from .quantized_hf import awq, qserve, write_quantized
 from .tiny_gguf import write_tiny_gguf
 from .tiny_hf import write_tiny_hf
 
@@ -119,3 +120,21 @@ def test_concurrent_runs_share_one_result(tmp_path: Path, gguf_path: Path):
 def test_the_cache_is_where_the_environment_says():
     assert default_cache_dir({"QOQ_CACHE": "/x"}) == Path("/x")
     assert default_cache_dir({}) == Path.home() / ".cache" / "qoq"
+
+
+def test_another_quantizers_checkpoint_is_imported_once_with_its_own_group_size(
+    tmp_path, monkeypatch
+):
+    write_quantized(tmp_path / "model-awq", awq(64))
+    out = resolve_in(tmp_path / "cache", tmp_path / "model-awq", group=32)
+    assert out.name.startswith("model-awq-w4a8kv4-g64-")
+    assert (out / "quantization_report.json").exists()
+    monkeypatch.setattr(resolve, "import_checkpoint", lambda *_, **__: pytest.fail("again"))
+    assert resolve_in(tmp_path / "cache", tmp_path / "model-awq") == out
+
+
+def test_another_quantizers_checkpoint_in_other_precisions_is_dequantized(tmp_path):
+    write_quantized(tmp_path / "model", qserve(32))
+    out = resolve_in(tmp_path / "cache", tmp_path / "model", "fp32")
+    assert out.name.startswith("model-fp32-")
+    assert resolve_in(tmp_path / "cache", tmp_path / "model", "w8a8kv8").name.startswith("model-w8")

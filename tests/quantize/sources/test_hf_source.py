@@ -42,7 +42,8 @@ def test_a_consolidated_copy_beside_the_weights_is_ignored(tmp_path: Path):
 
 def test_refuses_bin_files_with_the_reason(tmp_path: Path):
     folder = write_tiny_hf(tmp_path / "model")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
     with pytest.raises(ModelSourceError, match=r"weights in \.bin files.*save the model as safe"):
         open_source(folder)
 
@@ -55,11 +56,11 @@ def test_refuses_an_unsupported_architecture_by_name(tmp_path: Path):
         open_source(folder)
 
 
-def test_refuses_a_model_that_is_quantized_already(tmp_path: Path):
+def test_refuses_a_model_that_is_quantized_in_a_way_it_does_not_know(tmp_path: Path):
     folder = write_tiny_hf(tmp_path / "model")
-    config = read_json(folder / "config.json") | {"quantization_config": {"quant_method": "awq"}}
+    config = read_json(folder / "config.json") | {"quantization_config": {"quant_method": "fp8"}}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelSourceError, match="already quantized by 'awq'"):
+    with pytest.raises(ModelSourceError, match="by 'fp8', and what can be .* qserve, awq"):
         open_source(folder)
 
 
