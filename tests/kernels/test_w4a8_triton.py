@@ -60,6 +60,7 @@ def test_equals_the_definition_under_the_interpreter() -> None:
     assert run.stdout.strip() == "equal", run.stderr[-2000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 89, 90])
 @pytest.mark.parametrize("groups", [0, 1, 2, 4])
 def test_main_loop_is_clean(arch: int, groups: int) -> None:
