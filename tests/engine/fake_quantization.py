@@ -28,10 +28,11 @@ Inputs = Iterator[Tensor | None]
 @dataclass
 class Codes:
     """The engine's choices: for each layer four activations ``[T, K]``, and of the cache codes
-    ``[T, 2, H, D]`` with scale and bias ``[T, 2, H, 2]``."""
+    ``[T, 2, H, D]`` with scale and bias ``[T, 2, H, 2]``; the input of an INT8 lm_head."""
 
     activations: list[list[Tensor]]
     cache: list[tuple[Tensor, Tensor]]
+    head: Tensor | None = None
     num_ties: int = 0
     num_codes: int = 0
     worst: float = 0.0
@@ -60,14 +61,21 @@ class FakeQuantizedModel:
         self.config = json.loads((self.folder / "config.json").read_text())
         self.tensors = load_file(self.folder / "model.safetensors")
 
+    @property
+    def has_int8_head(self) -> bool:
+        return "lm_head.scales" in self.tensors
+
     def logits(self, tokens: list[int], codes: Codes) -> Tensor:
         x = self.tensors["model.embed_tokens.weight"][torch.tensor(tokens)].double()
         for layer in range(self.config["num_hidden_layers"]):
             inputs = iter(codes.activations[layer] if self.max_code else [None] * 4)
             x = x + self._attention(layer, x, inputs, codes)
             x = x + self._mlp(layer, x, inputs, codes)
+        x = self._norm("model.norm", x)
+        if self.has_int8_head:
+            return self._quantize(x, codes.head, codes) @ self.weight("lm_head").T
         head = self.tensors.get("lm_head.weight", self.tensors["model.embed_tokens.weight"])
-        return self._norm("model.norm", x) @ head.double().T
+        return x @ head.double().T
 
     def _attention(self, layer: int, x: Tensor, inputs: Inputs, codes: Codes) -> Tensor:
         name, config = f"model.layers.{layer}", self.config

@@ -29,6 +29,7 @@ MAX_TIES = 2 * 127 * 1e-6
 FORMATS = {
     "per-group": {"precision": "w4a8kv4", "group_size": 32},
     "per-channel": {"precision": "w4a8kv4", "group_size": -1},
+    "int8-lm-head": {"precision": "w4a8kv4", "group_size": 32, "int8_lm_head": True},
     "w8a8kv8": {"precision": "w8a8kv8"},
 }
 # What the reference quantizes activations and cache to, where that is not 8 and 4 bits.
@@ -58,15 +59,16 @@ class Recorder:
         monkeypatch.setattr(linear, "int8_gemm", recording_gemm)
         monkeypatch.setattr(kv_cache, "quantize_kv", recording_kv)
 
-    def codes(self, num_layers: int) -> Codes:
+    def codes(self, num_layers: int, has_int8_head: bool = False) -> Codes:
         """Of all steps, put together along the tokens."""
-        num_inputs = 4 * num_layers if self._gemm_inputs else 0
+        num_inputs = 4 * num_layers + has_int8_head if self._gemm_inputs else 0
         inputs = [torch.cat(self._gemm_inputs[i::num_inputs]) for i in range(num_inputs)]
         cache = [
             tuple(torch.cat(parts) for parts in zip(*self._kv[i::num_layers], strict=True))
             for i in range(num_layers)
         ]
-        return Codes([inputs[4 * i : 4 * i + 4] for i in range(num_layers)], cache)
+        layers = [inputs[4 * i : 4 * i + 4] for i in range(num_layers)]
+        return Codes(layers, cache, inputs[-1] if has_int8_head else None)
 
 
 def check_equal(
@@ -81,7 +83,7 @@ def check_equal(
     reference = FakeQuantizedModel(checkpoint, **NUMBERS.get(precision, {}))
     tokens = random_tokens(sum(chunks), reference.config["vocab_size"])
     actual = run_chunks(runner, tokens, chunks)
-    codes = recorder.codes(reference.config["num_hidden_layers"])
+    codes = recorder.codes(reference.config["num_hidden_layers"], reference.has_int8_head)
     expected = reference.logits(tokens, codes)
     error = ((actual - expected).abs().max() / expected.abs().max()).item()
     assert error < (TOLERANCE if reference.max_code else DENSE_TOLERANCE)
