@@ -67,7 +67,7 @@ def test_log_likelihoods_equal_the_fake_quantization_reference(
     passage = PASSAGES[0]
     score = scorer.scores([passage])[0]
     reference = FakeQuantizedModel(checkpoint, **NUMBERS.get(name, {}))
-    codes = recorder.codes(reference.config["num_hidden_layers"])
+    codes = recorder.codes(reference.config["num_hidden_layers"], reference.has_int8_head)
     logits = reference.logits(passage.tokens[:-1], codes)
     expected = expected_log_likelihoods(logits, passage)
     error = (score.log_likelihoods - expected).abs().max().item()
