@@ -15,6 +15,7 @@ import zmq
 import zmq.asyncio
 
 from qoq.engine.config import EngineConfig
+from qoq.engine.heap import keep_freed_memory
 from qoq.engine.messages import FromEngine, Shutdown, ToEngine
 
 STOP_TIMEOUT_S = 5.0
@@ -26,6 +27,7 @@ def _run(config: EngineConfig, inbox_address: str, outbox_address: str) -> None:
     # millisecond, which bridges the gaps in a step, and then sleep: by default they keep the CPU
     # for milliseconds from whom they wait for, the server's process among them.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    keep_freed_memory()
     from qoq.engine.process import run_process
 
     run_process(config, inbox_address, outbox_address)

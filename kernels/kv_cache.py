@@ -13,6 +13,7 @@ Unquantized, a block is ``[2, H, block_size, D]`` in the cache's dtype.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -139,30 +140,40 @@ def store_kv(cache: KvCache, slots: SlotMapping, kv: Tensor, fmt: KvFormat) -> N
     cache.codes[slots.blocks, every, every, slots.offsets] = codes
 
 
-def load_codes(blocks: Tensor, num_sequences: int, fmt: KvFormat) -> tuple[Tensor, Tensor]:
-    """Codes and scales of ``num_sequences`` runs of blocks, ``[R * B, block_elements]``.
+def load_codes(blocks: Tensor, num_sequences: int, fmt: KvFormat) -> Iterator[Tensor]:
+    """Codes fp32 ``[R * H, T, D]`` of ``num_sequences`` runs of blocks ``[R * B, block_elements]``.
 
-    Returns codes fp32 ``[2, R * H, T, D]``, keys first, and fp32 ``[2, 2, R * H, T]``: of keys and
-    values, scale and bias. ``T`` is ``B * block_size``.
+    Of the keys, then of the values: both at once would not fit into a CPU's L2 cache. ``T`` is
+    ``B * block_size``.
     """
-    packed = _by_sequence(fmt.codes(blocks), num_sequences)
-    scales = _by_sequence(fmt.scales(blocks).transpose(2, 3).flatten(1, 2), num_sequences)
-    codes = torch.empty((*packed.shape[:-1], fmt.head_dim), dtype=torch.float32)
-    if fmt.bits == 4:
-        codes[..., : fmt.code_width] = packed & 15
-        codes[..., fmt.code_width :] = packed >> 4
-    else:
-        codes.copy_(packed)
-    wide = torch.empty(scales.shape, dtype=torch.float32).copy_(scales)
     rows = num_sequences * fmt.num_kv_heads
-    return codes.view(2, rows, -1, fmt.head_dim), wide.view(2, 2, rows, -1)
+    return (
+        _unpack(packed, fmt).view(rows, -1, fmt.head_dim)
+        for packed in _by_sequence(fmt.codes(blocks), num_sequences)
+    )
+
+
+def _unpack(packed: Tensor, fmt: KvFormat) -> Tensor:
+    codes = torch.empty((*packed.shape[:-1], fmt.head_dim), dtype=torch.float32)
+    if fmt.bits == 8:
+        return codes.copy_(packed)
+    codes[..., : fmt.code_width] = packed & 15
+    codes[..., fmt.code_width :] = packed >> 4
+    return codes
+
+
+def load_scales(blocks: Tensor, num_sequences: int, fmt: KvFormat) -> Tensor:
+    """Fp32 ``[2, 2, R * H, T]``: of keys and values, scale and bias."""
+    scales = _by_sequence(fmt.scales(blocks).transpose(2, 3).flatten(1, 2), num_sequences)
+    wide = torch.empty(scales.shape, dtype=torch.float32).copy_(scales)
+    return wide.view(2, 2, num_sequences * fmt.num_kv_heads, -1)
 
 
 def load_kv(blocks: Tensor, num_sequences: int, fmt: KvFormat) -> Tensor:
     """Keys and values fp32 ``[2, R * H, T, D]`` of runs of blocks ``[R * B, block_elements]``."""
     if fmt.bits is not None:
-        codes, scales = load_codes(blocks, num_sequences, fmt)
-        return dequantize_kv(codes, scales.movedim(1, -1))
+        codes = torch.stack(list(load_codes(blocks, num_sequences, fmt)))
+        return dequantize_kv(codes, load_scales(blocks, num_sequences, fmt).movedim(1, -1))
     kv = _by_sequence(fmt.codes(blocks), num_sequences)
     return kv.float().reshape(2, num_sequences * fmt.num_kv_heads, -1, fmt.head_dim)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qoq.kernels.attention_plan import AttentionPlan, Partition, TileGroup
-from qoq.kernels.kv_cache import KvCache, KvFormat, load_codes, load_kv
+from qoq.kernels.kv_cache import KvCache, KvFormat, load_codes, load_kv, load_scales
 
 # Stands for minus infinity where a difference of two must stay a number.
 MASKED = -1e30
@@ -76,14 +76,15 @@ class _Partial(NamedTuple):
 def _attend_quantized(
     q: Tensor, blocks: Tensor, part: Partition, used: int, fmt: KvFormat
 ) -> _Partial:
-    (keys, values), scales = load_codes(blocks, part.block_ids.shape[0], fmt)
-    scale, bias = scales[:, :, :, None, None].unbind(dim=1)
-    scores = _matmul(q, keys.transpose(1, 2))[:, :, :used] * scale[0]
+    num_runs = part.block_ids.shape[0]
+    codes = load_codes(blocks, num_runs, fmt)
+    scale, bias = load_scales(blocks, num_runs, fmt)[:, :, :, None, None].unbind(dim=1)
+    scores = _matmul(q, next(codes).transpose(1, 2))[:, :, :used] * scale[0]
     scores.addcmul_(q[:, :, :used].sum(dim=-1, keepdim=True), bias[0])
     top, weights, total = _softmax(scores, part.mask)
     offset = (weights * bias[1]).sum(dim=-1, keepdim=True)
     weights = functional.pad(weights.mul_(scale[1]), (0, 0, 0, q.shape[2] - used))
-    return _Partial(top, total, _matmul(weights, values)[:, :, :used].add_(offset))
+    return _Partial(top, total, _matmul(weights, next(codes))[:, :, :used].add_(offset))
 
 
 def _attend_dense(q: Tensor, blocks: Tensor, part: Partition, used: int, fmt: KvFormat) -> _Partial:

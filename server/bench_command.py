@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16], help="[1 4 16]")
     parser.add_argument("--prompt-len", type=int, default=32, help="tokens [32]")
     parser.add_argument("--output-len", type=int, default=64, help="tokens [64]")
-    parser.add_argument("--repeats", type=int, default=3, help="runs, the median counts [3]")
+    parser.add_argument("--repeats", type=int, default=5, help="runs, the median counts [5]")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qoq.kernels.attention_plan import plan_attention
-from qoq.kernels.kv_cache import KvCache, KvFormat, SlotMapping, load_codes, load_kv, store_kv
+from qoq.kernels.kv_cache import KvCache, KvFormat, SlotMapping, load_kv, load_scales, store_kv
 from qoq.kernels.paged_attention import paged_attention, paged_attention_reference
 
 from .closeness import U32
@@ -81,7 +81,7 @@ class Contexts:
             if self.fmt.bits is None:
                 parts = load_kv(blocks, 1, self.fmt)[:, :, :length].abs().amax(dim=(1, 2, 3))
             else:
-                scale, bias = load_codes(blocks, 1, self.fmt)[1][..., :length].abs().unbind(dim=1)
+                scale, bias = load_scales(blocks, 1, self.fmt)[..., :length].abs().unbind(dim=1)
                 parts = ((2**self.fmt.bits - 1) * scale + bias).amax(dim=(1, 2))
             keys, values = max(keys, float(parts[0])), max(values, float(parts[1]))
         queries = max(q.abs().sum(dim=-1).max() for q in self.queries) * self.scale

@@ -12,6 +12,7 @@ from qoq.kernels.kv_cache import (
     dequantize_kv,
     load_codes,
     load_kv,
+    load_scales,
     quantize_kv,
     store_kv,
 )
@@ -102,7 +103,8 @@ def test_codes_of_runs_of_blocks(kind: str):
     fmt = make_format(kind)
     cache, kv = fmt.allocate(NUM_BLOCKS), torch.randn(6, 2, 3, 64)
     store_kv(cache, SLOTS, kv, fmt)
-    codes, scales = load_codes(cache.blocks[torch.tensor([3, 0, 1, 3])], 2, fmt)
+    blocks = cache.blocks[torch.tensor([3, 0, 1, 3])]
+    codes, scales = torch.stack(list(load_codes(blocks, 2, fmt))), load_scales(blocks, 2, fmt)
     assert codes.shape == (2, 2 * 3, 128, 64) and scales.shape == (2, 2, 2 * 3, 128)
     expected, scale_bias = quantize_kv(kv, fmt.bits)
     places = [(0, 0, 0), (1, 0, 127), (2, 0, 5), (4, 1, 1), (5, 1, 126)]  # token, run, position
