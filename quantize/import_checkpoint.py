@@ -131,3 +131,9 @@ def _log_summary(method: str, layers: dict[str, dict[str, Any]]) -> None:
         100 * errors[worst],
         worst,
     )
+    if counts["rounding"]:
+        logger.warning(
+            "%d layers had groups out of order (act-order) or no codes, and were rounded to new "
+            "ones; quantizing the 16-bit model would lose less",
+            counts["rounding"],
+        )

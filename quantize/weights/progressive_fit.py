@@ -3,8 +3,8 @@
 The level-0 scale of a row and the integers ``s`` and ``b`` of its groups are chosen by squared
 error. With the codes kept, that error depends on a group through the sums of its codes and of
 their squares alone, so that tens of level-0 scales are tried for less than one rounding costs.
-On SmolLM2's projections, rounded to groups of 64, the fit adds 1.9 to 2.7 % relative error;
-rounding the dequantized weights anew would add 2.6 to 5.5 %.
+On SmolLM2, rounded to symmetric groups of 64, the fit adds 0.02 nats to the loss where rounding the
+dequantized weights anew adds 0.18; with zero points 0.01 and 0.03.
 """
 
 from __future__ import annotations
@@ -92,12 +92,12 @@ def _search(groups: Tensor, scales: Tensor, zeros: Tensor) -> tuple[Tensor, Tens
 
 
 def _level0_scales(groups: Tensor, scales: Tensor, zeros: Tensor) -> list[Tensor]:
-    """What to try: float64 [N, 1], each a float32 number; 1 for a row of zeros."""
+    """What to try: float64 [N, 1]; 1 for a row of zeros."""
     reach = torch.maximum(zeros - groups.amin(dim=-1), groups.amax(dim=-1) - zeros)
     peak = (reach * scales).amax(dim=1, keepdim=True)
     largest = scales.amax(dim=1, keepdim=True)
     tried = [largest / s for s in range(1, MAX_GROUP_SCALE + 1)] + [peak / at for at in PEAKS]
-    return [nonzero_scale(level0.float()).double() for level0 in tried]
+    return [nonzero_scale(level0) for level0 in tried]
 
 
 def _fit_groups(sums: _CodeSums, ratio: Tensor, zeros: Tensor) -> tuple[Tensor, Tensor]:

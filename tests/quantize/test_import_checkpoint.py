@@ -263,6 +263,12 @@ def test_the_log_states_every_layer_and_the_worst(tmp_path: Path, caplog: pytest
         assert f"{stem}: fit, relative error 0.0" in caplog.text
     assert f"imported {len(linears)} linear layers from awq ({len(linears)} by fit)" in caplog.text
     assert f"{100 * worst_error(out):.2f} % at most (model.layers." in caplog.text
+    assert "rounded to new" not in caplog.text
+
+
+def test_the_log_advises_against_act_order(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    imported(tmp_path, gptq(32, act_order=True))
+    assert "14 layers had groups out of order (act-order)" in caplog.text
 
 
 def test_two_imports_are_bit_equal(tmp_path: Path):

@@ -78,6 +78,21 @@ def test_no_level_0_scale_of_a_fine_grid_is_much_better(monkeypatch: pytest.Monk
     assert error < 1.05 * relative_error(fit_progressive(weight).dequantize(), exact)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_no_integers_are_better_for_kept_codes(symmetric: bool):
+    """Against all s and b at the level-0 scales that were chosen."""
+    weight = rounded_gaussian(4, 2, symmetric)
+    fitted = fit_progressive(weight)
+    scales = fitted.scales.double()[:, None, None]
+    exact = weight.dequantize().double().view(4, 2, GROUP) / scales
+    codes = weight.codes.double().view(4, 2, GROUP)
+    s = torch.arange(1, 18).double()[:, None, None, None, None]
+    b = torch.arange(-128, 128).double()[:, None, None, None]
+    least = (codes * s + b - exact).square().sum(dim=-1).amin(dim=(0, 1))
+    error = (fitted.integers().double().view(4, 2, GROUP) - exact).square().sum(dim=-1)
+    assert (error <= least * (1 + 1e-6)).all()
+
+
 def test_a_group_of_small_scale_beside_a_large_one_is_rounded_not_stretched():
     """Kept codes would step by one integer at least; nearest codes are off by half of one, and 127
     of these are the largest weight."""
