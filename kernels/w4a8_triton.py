@@ -11,8 +11,6 @@ the tile's counter back to 0, so a launch leaves the workspace as it found it (C
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -20,36 +18,9 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.quantize import QuantizedActivations
+from qoq.kernels.w4a8_config import TileConfig
+from qoq.kernels.w4a8_operands import Workspace, check_operands
 from qoq.kernels.w4a8_weight import ROWS, STEP, W4A8Weight
-
-
-class TileConfig(NamedTuple):
-    """A tile of the output, ``block_m`` tokens by ``block_n`` channels, and how it is computed.
-
-    K is split into at most ``split_k`` equal parts. ``overlaps`` starts the kernel before the one
-    in front of it ends (programmatic dependent launch, from sm_90 on): it then fetches its first
-    weights into the L2 while it waits for the activations.
-    """
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-    split_k: int = 1
-    overlaps: bool = False
-
-
-class Workspace:
-    """Partial sums and arrival counters of split tiles, shared by the GEMMs of one stream."""
-
-    def __init__(self, device: torch.device, num_bytes: int = 32 << 20) -> None:
-        self.partials = torch.empty(num_bytes // 4, dtype=torch.int32, device=device)
-        self.counters = torch.zeros(4096, dtype=torch.int32, device=device)
-
-    def fits(self, m: int, n: int, config: TileConfig) -> bool:
-        tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
-        size = tiles * config.block_m * config.block_n * config.split_k
-        return bool(tiles <= self.counters.numel() and size <= self.partials.numel())
 
 
 def w4a8_gemm_triton(
@@ -69,16 +40,18 @@ def w4a8_gemm_triton(
     Raises:
         ValueError: a shape, dtype or device does not match; the message names the tensor.
     """
-    _check(x, weight, bias, config)
+    check_operands(x, weight, bias)
+    if config.block_n not in (ROWS, 2 * ROWS):
+        raise ValueError(f"block_n: expected {ROWS} or {2 * ROWS}, got {config.block_n}")
     m, n = x.codes.shape[0], weight.n
     y = torch.empty(m, n, dtype=out_dtype, device=x.codes.device)
     if m == 0:
         return y
-    if not workspace.fits(m, n, config):
-        config = config._replace(split_k=1)
     num_steps = weight.boxes.shape[1]
     split_k = max(i for i in range(1, config.split_k + 1) if num_steps % i == 0)
     tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
+    if not workspace.fits(tiles, tiles * config.block_m * config.block_n * split_k):
+        split_k = 1
     per_channel = weight.zeros is not None
     if per_channel and x_sums is None:
         x_sums = x.sums
@@ -306,28 +279,3 @@ def _w4a8_gemm_kernel(
             y += tl.load(bias_ptr + column, mask=in_n, other=0.0).to(tl.float32)[:, None]
         y_ptrs = y_ptr + offset_m[None, :].to(tl.int64) * N + column[:, None]
         tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=in_n[:, None] & in_m[None, :])
-
-
-def _check(
-    x: QuantizedActivations, weight: W4A8Weight, bias: Tensor | None, config: TileConfig
-) -> None:
-    if x.codes.dtype != torch.int8 or x.codes.dim() != 2 or x.codes.shape[1] != weight.k:
-        raise ValueError(
-            f"codes: expected int8 [M, {weight.k}], got {x.codes.dtype} {list(x.codes.shape)}"
-        )
-    if x.codes.stride(1) != 1:
-        raise ValueError(f"codes: expected contiguous rows, got strides {x.codes.stride()}")
-    if x.scales.dtype != torch.float32 or x.scales.numel() != x.codes.shape[0]:
-        raise ValueError(
-            f"scales: expected float32 [{x.codes.shape[0]}, 1], "
-            f"got {x.scales.dtype} {list(x.scales.shape)}"
-        )
-    if bias is not None and bias.shape != (weight.n,):
-        raise ValueError(f"bias: expected [{weight.n}], got {list(bias.shape)}")
-    for name, tensor in (("scales", x.scales), ("boxes", weight.boxes), ("bias", bias)):
-        if tensor is not None and tensor.device != x.codes.device:
-            raise ValueError(f"{name}: expected on {x.codes.device}, got {tensor.device}")
-    if not weight.boxes.is_contiguous():
-        raise ValueError("boxes: expected contiguous, as pack_per_group makes it")
-    if config.block_n not in (ROWS, 2 * ROWS):
-        raise ValueError(f"block_n: expected {ROWS} or {2 * ROWS}, got {config.block_n}")

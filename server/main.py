@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from qoq.quantize import command as quantize_command
 from qoq.quantize.evaluation import command as eval_command
-from qoq.server import bench_command, serve_command
+from qoq.server import bench_command, serve_command, tune_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("quantize", quantize_command, "make a W4A8KV4 checkpoint from a 16-bit model"),
         ("eval", eval_command, "measure what a quantized model loses"),
         ("bench", bench_command, "measure this machine against Hugging Face generate"),
+        ("tune", tune_command, "find the fastest GEMM configurations of this GPU"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
         module.add_arguments(command)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import triton
 
-from qoq.kernels.bench.gemm import SHAPES, Row, check, measure
+from qoq.kernels.bench.gemm import SHAPES, Row, compare, sweep
 from qoq.kernels.bench.timing import copy_bandwidth
 
 
@@ -24,7 +24,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.check_only:
         for name in args.shapes:
-            check(name, args.m, args.group_size)
+            for _ in sweep(*SHAPES[name], args.group_size, args.m, is_timed=False):
+                pass
         print(f"{' '.join(args.shapes)}, M {args.m}: every candidate equals the definition")
         return
     print(
@@ -34,7 +35,7 @@ def main() -> None:
     print(f"{'shape':12}{'M':>6}{'us':>9}{'TB/s':>7}{'TOPS':>7}{'/bf16':>7}{'/fp8':>7}{'/int8':>7}")
     rows = []
     for name in args.shapes:
-        for row in measure(name, args.m, args.group_size):
+        for row in compare(name, args.m, args.group_size):
             rows.append(row)
             print(_line(row), flush=True)
     if args.out:
@@ -42,14 +43,13 @@ def main() -> None:
 
 
 def _line(row: Row) -> str:
-    n, k = SHAPES[row.shape]
-    num_bytes = n * k * 0.53 + row.m * (k + 2 * n)
-    ratios = [None if other is None else other / row.us for other in (row.fp8_us, row.int8_us)]
+    (n, k), m, us = SHAPES[row.shape], row.best.m, row.best.us
+    num_bytes = n * k * 0.53 + m * (k + 2 * n)
+    ratios = [None if other is None else other / us for other in (row.fp8_us, row.int8_us)]
     cells = "".join(f"{'-':>7}" if ratio is None else f"{ratio:7.2f}" for ratio in ratios)
     return (
-        f"{row.shape:12}{row.m:6}{row.us:9.1f}{num_bytes / row.us / 1e6:7.2f}"
-        f"{2 * row.m * n * k / row.us / 1e6:7.0f}{row.bf16_us / row.us:7.2f}{cells}  "
-        f"{tuple(row.config)}"
+        f"{row.shape:12}{m:6}{us:9.1f}{num_bytes / us / 1e6:7.2f}"
+        f"{2 * m * n * k / us / 1e6:7.0f}{row.bf16_us / us:7.2f}{cells}  {row.best.config}"
     )
 
 

@@ -1,5 +1,5 @@
-"""W4A8 GEMM: every candidate's result equals the definition's, then the fastest is compared with
-cuBLAS in bf16 and FP8 and with ``torch._int_mm``.
+"""W4A8 GEMM, checked against its definition, beside cuBLAS in bf16 and FP8 and ``torch._int_mm``;
+and the sweep over all that might be the fastest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from torch import Tensor
 from qoq.kernels.bench.timing import time_us
 from qoq.kernels.packing import pack_codes
 from qoq.kernels.quantize import QuantizedActivations
-from qoq.kernels.w4a8_triton import TileConfig, Workspace, w4a8_gemm_triton
+from qoq.kernels.w4a8 import W4A8Gemm, multiply
+from qoq.kernels.w4a8_config import STREAM_K, Config, HopperTile, TileConfig
+from qoq.kernels.w4a8_operands import Workspace
 from qoq.kernels.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
 
 # One layer of Llama-3-8B, one of Llama-2-70B: N, K.
@@ -30,23 +32,50 @@ SHAPES = {
 L2_BYTES = 160 << 20  # operands rotate through more than this
 
 
-def candidates(m: int) -> Iterator[TileConfig]:
-    """Tiles worth trying for ``m`` tokens."""
+def candidates(m: int, arch: int) -> Iterator[Config]:
+    """Worth trying for ``m`` tokens on compute capability ``arch``."""
+    if arch == 90:
+        yield from hopper_candidates(m)
+    if arch != 90 or m <= 64:
+        yield from portable_candidates(m, overlaps=arch >= 90)
+
+
+def portable_candidates(m: int, overlaps: bool) -> Iterator[TileConfig]:
     if m <= 32:
         block_m = 16 if m <= 16 else 32
-        for block_n, stages in ((64, 5), (64, 8), (128, 4), (128, 6)):
+        for block_n, stages in ((64, 5), (64, 8), (128, 4)):
             for split_k in (1, 2, 4, 8):
-                yield TileConfig(block_m, block_n, 4, stages, split_k, True)
+                yield TileConfig(block_m, block_n, 4, stages, split_k, overlaps)
     elif m <= 64:
-        for block_n, warps, stages in ((64, 4, 4), (64, 4, 6), (128, 4, 4), (128, 8, 4)):
+        for block_n, stages in ((64, 4), (128, 4)):
             for split_k in (1, 2, 4, 8):
-                yield TileConfig(64, block_n, warps, stages, split_k, True)
+                yield TileConfig(64, block_n, 4, stages, split_k, overlaps)
     else:
         for split_k in (1, 2, 4) if m <= 512 else (1,):
-            yield TileConfig(128, 128, 8, 3, split_k, True)
-            yield TileConfig(128, 128, 8, 4, split_k, True)
-            yield TileConfig(64, 128, 4, 4, split_k, True)
-            yield TileConfig(128, 64, 4, 3, split_k, True)
+            yield TileConfig(128, 128, 8, 3, split_k, overlaps)
+            yield TileConfig(64, 128, 4, 4, split_k, overlaps)
+
+
+def hopper_candidates(m: int) -> Iterator[HopperTile]:
+    splits = (1, STREAM_K, 2, 4)
+    if m <= 32:
+        block_m = 16 if m <= 16 else 32
+        for split_k in splits:
+            yield HopperTile(block_m, 5, 2, split_k)
+            if m <= 16:
+                yield HopperTile(block_m, 4, 2, split_k, 2)
+    elif m <= 512:
+        for split_k in splits:
+            yield HopperTile(64, 4, 2, split_k)
+            if m > 64:
+                yield HopperTile(128, 6, 1, split_k)
+        yield HopperTile(64, 6)
+        yield HopperTile(64, 5, 1, 1, 2)
+    if m > 128:
+        yield HopperTile(256, 4)
+        yield HopperTile(256, 4, takes_turns=True)
+    if m > 512:
+        yield HopperTile(128, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,78 +123,90 @@ def reference(x: QuantizedActivations, operands: Operands) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Best:
+    m: int
+    config: Config
+    us: float
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """Microseconds by contender."""
 
     shape: str
-    m: int
-    config: TileConfig
-    us: float
+    best: Best
     bf16_us: float
     fp8_us: float | None
     int8_us: float | None
 
 
-def check(name: str, ms: list[int], group_size: int) -> None:
-    """Every candidate once. Raises AssertionError for a result that is not the definition's."""
-    operands = random_weight(*SHAPES[name], group_size, 1)
-    workspace = Workspace(torch.device("cuda"))
-    for m in ms:
-        x = random_activations(m, SHAPES[name][1])
-        expected = reference(x, operands)
-        for config in candidates(m):
-            got = w4a8_gemm_triton(x, operands.copies[0], config, workspace)
-            assert torch.equal(got, expected), f"{name} M={m} {config}: wrong result"
+def sweep(n: int, k: int, group_size: int, ms: list[int], is_timed: bool = True) -> Iterator[Best]:
+    """The fastest candidate for each M; every one is checked before it is timed.
 
-
-def measure(name: str, ms: list[int], group_size: int) -> Iterator[Row]:
-    """Raises AssertionError where a candidate's result differs from the definition."""
-    n, k = SHAPES[name]
+    Raises AssertionError where a candidate's result differs from the definition.
+    """
     operands = random_weight(n, k, group_size, max(2, -(-L2_BYTES // (n * k // 2))))
-    workspace = Workspace(torch.device("cuda"))
-    bf16 = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
-    fp8 = [weight.to(torch.float8_e4m3fn) for weight in bf16]
+    workspace, arch = Workspace(torch.device("cuda")), device_arch()
     for m in ms:
         x = random_activations(m, k)
         expected = reference(x, operands)
         timed = []
-        for config in candidates(m):
-            got = w4a8_gemm_triton(x, operands.copies[0], config, workspace)
-            assert torch.equal(got, expected), f"{name} M={m} {config}: wrong result"
-            timed.append((time_us(_ours(x, operands, config, workspace)), config))
-        us, config = min(timed)
-        yield Row(name, m, config, us, *_baselines(m, k, bf16, fp8, operands))
+        for config in candidates(m, arch):
+            got = multiply(x, operands.copies[0], config, workspace)
+            assert torch.equal(got, expected), f"{n} x {k}, M={m} {config}: wrong result"
+            us = time_us(_ours(x, operands, config, workspace)) if is_timed else 0.0
+            timed.append((us, config))
+        us, config = min(timed, key=lambda pair: pair[0])
+        yield Best(m, config, us)
+
+
+def compare(name: str, ms: list[int], group_size: int) -> Iterator[Row]:
+    """What serving would run, beside the baselines. Raises AssertionError for a wrong result."""
+    n, k = SHAPES[name]
+    operands = random_weight(n, k, group_size, max(2, -(-L2_BYTES // (n * k // 2))))
+    gemm = W4A8Gemm(torch.device("cuda"))
+    bf16 = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    fp8 = [weight.to(torch.float8_e4m3fn) for weight in bf16]
+    int8 = [torch.randint(-127, 128, (n, k), device="cuda", dtype=torch.int8) for _ in range(3)]
+    for m in ms:
+        x, weight = random_activations(m, k), operands.copies[0]
+        assert torch.equal(gemm(x, weight), reference(x, operands)), f"{name} M={m}: wrong result"
+        config = gemm.choose(x, weight)
+        us = time_us(_ours(x, operands, config, gemm.workspace))
+        yield Row(name, Best(m, config, us), *_baselines(m, k, bf16, fp8, int8))
+
+
+def device_arch() -> int:
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
 
 
 def _ours(
-    x: QuantizedActivations, operands: Operands, config: TileConfig, workspace: Workspace
+    x: QuantizedActivations, operands: Operands, config: Config, workspace: Workspace
 ) -> Callable[[int], Tensor]:
     copies, sums = operands.copies, x.sums
-    return lambda index: w4a8_gemm_triton(
-        x, copies[index % len(copies)], config, workspace, x_sums=sums
-    )
+    return lambda index: multiply(x, copies[index % len(copies)], config, workspace, x_sums=sums)
 
 
 def _baselines(
-    m: int, k: int, bf16: list[Tensor], fp8: list[Tensor], operands: Operands
+    m: int, k: int, bf16: list[Tensor], fp8: list[Tensor], int8: list[Tensor]
 ) -> tuple[float, float | None, float | None]:
+    """cuBLAS in bf16 and FP8, and ``torch._int_mm``, each from the M on that it takes."""
     x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
-    x8 = x.to(torch.float8_e4m3fn)
-    one = torch.ones((), device="cuda")
     bf16_us = time_us(lambda i: torch.mm(x, bf16[i % 3].t()))
-    if m < 16:
-        return bf16_us, None, None
-    fp8_us = time_us(
-        lambda i: torch._scaled_mm(
+    x8, one = x.to(torch.float8_e4m3fn), torch.ones((), device="cuda")
+    codes = torch.randint(-127, 128, (m, k), device="cuda", dtype=torch.int8)
+
+    def fp8_mm(i: int) -> Tensor:
+        return torch._scaled_mm(
             x8, fp8[i % 3].t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
         )
+
+    return (
+        bf16_us,
+        time_us(fp8_mm) if m >= 16 else None,
+        time_us(lambda i: torch._int_mm(codes, int8[i % 3].t())) if m > 16 else None,
     )
-    if m <= 16:
-        return bf16_us, fp8_us, None
-    codes = torch.randint(-127, 128, (m, k), device="cuda", dtype=torch.int8)
-    weights = [operands.integers, operands.integers.clone(), operands.integers.clone()]
-    int8_us = time_us(lambda i: torch._int_mm(codes, weights[i % 3].t()))
-    return bf16_us, fp8_us, int8_us
 
 
 def _copy(weight: W4A8Weight) -> W4A8Weight:

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,11 @@ from qoq.kernels.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
 
 triton = pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
-from qoq.kernels.w4a8_triton import (  # noqa: E402
-    TileConfig,
-    Workspace,
-    _w4a8_gemm_kernel,
-    w4a8_gemm_triton,
-)
+from qoq.kernels.w4a8_config import TileConfig  # noqa: E402
+from qoq.kernels.w4a8_operands import Workspace  # noqa: E402
+from qoq.kernels.w4a8_triton import _w4a8_gemm_kernel, w4a8_gemm_triton  # noqa: E402
+
+from .sass import assemble, compile_ahead, main_loop  # noqa: E402
 
 POINTERS = {
     "x_ptr": "*i8",
@@ -77,9 +75,6 @@ def test_main_loop_is_clean(arch: int, groups: int) -> None:
 
 
 def compile_for(arch: int, groups: int, tile: TileConfig):  # type: ignore[no-untyped-def]
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     constants = {
         "STEPS": 32,
         "BLOCK_M": tile.block_m,
@@ -92,47 +87,15 @@ def compile_for(arch: int, groups: int, tile: TileConfig):  # type: ignore[no-un
         "OVERLAPS": arch >= 90,
         "NUM_THREADS": tile.num_warps * 32,
     }
-    names = _w4a8_gemm_kernel.arg_names
-    signature = {name: (POINTERS | SIZES).get(name, "constexpr") for name in names}
-    aligned = [*POINTERS, "N", "K", "stride_x"]
-    attrs = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-    source = ASTSource(_w4a8_gemm_kernel, signature, constants, attrs=attrs)
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-
-
-def tool(name: str) -> str:
-    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
-
-
-def main_loop(cubin: bytes) -> list[str]:
-    """The instructions of the innermost loop that multiplies."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        sass = subprocess.run(
-            [tool("cuobjdump"), "-sass", file.name], capture_output=True, text=True, check=True
-        ).stdout
-    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?(.*?);", sass)
-    lines = [(int(address, 16), text) for address, text in found]
-    places = {address: index for index, (address, _) in enumerate(lines)}
-    loops = []
-    for index, (address, text) in enumerate(lines):
-        jump = re.match(r"BRA\S*\s.*?(0x[0-9a-f]+)", text)
-        if jump and int(jump[1], 16) < address:
-            loops.append([line for _, line in lines[places[int(jump[1], 16)] : index + 1]])
-    return min((loop for loop in loops if any("MMA" in line for line in loop)), key=len)
-
-
-def assemble(ptx: str, arch: int) -> str:
-    """What ptxas says of the kernel."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.ptx"
-        path.write_text(ptx)
-        name = f"sm_{arch}" + "a" * (arch == 90)
-        command = [tool("ptxas"), "-v", f"--gpu-name={name}", str(path), "-o", f"{folder}/out"]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-    return run.stdout + run.stderr
+    return compile_ahead(
+        _w4a8_gemm_kernel,
+        arch,
+        POINTERS | SIZES,
+        constants,
+        [*POINTERS, "N", "K", "stride_x"],
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
 
 
 def small_weight() -> W4A8Weight:

@@ -1,0 +1,53 @@
+"""How a W4A8 GEMM may be computed. The bits of the result are the same for all of these."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+STREAM_K = 0
+
+
+class TileConfig(NamedTuple):
+    """For ``w4a8_triton``. A tile of the output is ``block_m`` tokens by ``block_n`` channels.
+
+    K is split into at most ``split_k`` equal parts. ``overlaps`` starts the kernel before the one
+    in front of it ends (programmatic dependent launch, from sm_90 on): it then fetches its first
+    weights into the L2 while it waits for the activations.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+    split_k: int = 1
+    overlaps: bool = False
+
+
+class HopperTile(NamedTuple):
+    """For ``w4a8_gluon``. A tile of the output is ``block_m`` tokens by 128 channels.
+
+    A stage holds ``boxes`` times 128 input channels. ``split_k`` 1 computes whole tiles, more cuts
+    K into that many parts, ``STREAM_K`` gives each block the same number of stages. With
+    ``takes_turns`` the two groups hand the tensor cores to each other, which pays where these are
+    the limit.
+    """
+
+    block_m: int
+    num_stages: int
+    boxes: int = 1
+    split_k: int = 1
+    blocks_per_sm: int = 1
+    takes_turns: bool = False
+
+
+Config = TileConfig | HopperTile
+
+
+def portable_config(m: int, arch: int) -> TileConfig:
+    """A choice that runs wherever Triton does, for ``m`` tokens on compute capability ``arch``."""
+    overlaps = arch >= 90
+    if m <= 32:
+        return TileConfig(16 if m <= 16 else 32, 64, 4, 5, 4, overlaps)
+    if m <= 64:
+        return TileConfig(64, 64, 4, 4, 2, overlaps)
+    return TileConfig(128, 128, 8, 3, 1, overlaps)
