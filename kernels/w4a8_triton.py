@@ -5,8 +5,8 @@ word, ``(w * s + (b + 128) * 0x01010101) ^ 0x80808080``, one multiply-add and on
 every legal scale and offset (DESIGN section 3). Activations come through shared memory.
 
 K may be split over CTAs. A split leaves its int32 partial sums in a workspace, the last one of a
-tile to arrive adds them up: integers, so the bits depend on neither order nor split. It also sets
-the tile's counter back to 0, so a launch leaves the workspace as it found it (CUDA graphs).
+tile to arrive adds them up: integers, so the bits depend on neither order nor split. A launch
+leaves the workspace as it found it (CUDA graphs).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from qoq.kernels.gemm_tile_triton import place_tile, store_scaled, sum_splits
 from qoq.kernels.quantize import QuantizedActivations
 from qoq.kernels.w4a8_config import TileConfig
 from qoq.kernels.w4a8_operands import Workspace, check_operands
@@ -191,14 +192,7 @@ def _w4a8_gemm_kernel(
 ):
     tile = tl.program_id(0)
     split = tl.program_id(1)
-    tiles_m = tl.cdiv(M, BLOCK_M)
-    tiles_n = tl.cdiv(N, BLOCK_N)
-    # Eight columns of tiles at a time, so that neighbours share weights and activations in the L2.
-    band = 8 * tiles_m
-    first_n = tile // band * 8
-    width = min(tiles_n - first_n, 8)
-    tile_n = first_n + tile % band % width
-    tile_m = tile % band // width
+    tile_m, tile_n = place_tile(tile, M, N, BLOCK_M, BLOCK_N)
 
     offset_n = tl.arange(0, BLOCK_N)
     offset_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -251,31 +245,13 @@ def _w4a8_gemm_kernel(
         group_ptrs += GROUPS * 64
         x_ptrs += 128
 
-    is_last = True
-    if SPLIT_K > 1:
-        size: tl.constexpr = BLOCK_M * BLOCK_N
-        place = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
-        own = partial_ptr + tile.to(tl.int64) * (SPLIT_K * size) + place
-        tl.store(own + split * size, acc)
-        tl.debug_barrier()
-        is_last = tl.atomic_add(counter_ptr + tile, 1, sem="acq_rel") == SPLIT_K - 1
-        if is_last:
-            acc = tl.zeros((BLOCK_N, BLOCK_M), tl.int32)
-            for other in range(SPLIT_K):
-                acc += tl.load(own + other * size, cache_modifier=".cg")
-            tl.store(counter_ptr + tile, 0)
+    acc, is_last = sum_splits(acc, partial_ptr, counter_ptr, tile, split, BLOCK_M, BLOCK_N, SPLIT_K)
     if is_last:
         column = tile_n * BLOCK_N + offset_n
-        in_n = column < N
-        in_m = offset_m < M
         if GROUPS == 0:
-            zero = tl.load(zero_ptr + column, mask=in_n, other=0).to(tl.int32)
-            x_sum = tl.load(x_sum_ptr + offset_m, mask=in_m, other=0)
+            zero = tl.load(zero_ptr + column, mask=column < N, other=0).to(tl.int32)
+            x_sum = tl.load(x_sum_ptr + offset_m, mask=offset_m < M, other=0)
             acc -= zero[:, None] * x_sum[None, :]
-        w_scale = tl.load(w_scale_ptr + column, mask=in_n, other=0.0)
-        x_scale = tl.load(x_scale_ptr + offset_m, mask=in_m, other=0.0)
-        y = acc.to(tl.float32) * (x_scale[None, :] * w_scale[:, None])
-        if HAS_BIAS:
-            y += tl.load(bias_ptr + column, mask=in_n, other=0.0).to(tl.float32)[:, None]
-        y_ptrs = y_ptr + offset_m[None, :].to(tl.int64) * N + column[:, None]
-        tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=in_n[:, None] & in_m[None, :])
+        store_scaled(
+            acc, offset_m, column, x_scale_ptr, w_scale_ptr, bias_ptr, y_ptr, M, N, HAS_BIAS
+        )

@@ -1,10 +1,6 @@
 """The Triton W4A8 GEMM: bit for bit under the interpreter and on a GPU, and what it compiles to."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +15,7 @@ from qoq.kernels.w4a8_config import TileConfig  # noqa: E402
 from qoq.kernels.w4a8_operands import Workspace  # noqa: E402
 from qoq.kernels.w4a8_triton import _w4a8_gemm_kernel, w4a8_gemm_triton  # noqa: E402
 
+from .interpreted import assert_equal_under_the_interpreter  # noqa: E402
 from .sass import assemble, compile_ahead, main_loop  # noqa: E402
 
 POINTERS = {
@@ -45,17 +42,7 @@ TILES = [
 
 
 def test_equals_the_definition_under_the_interpreter() -> None:
-    """The interpreter is chosen when triton is imported, hence the process."""
-    script = Path(__file__).with_name("w4a8_interpreted.py")
-    run = subprocess.run(
-        [sys.executable, "-P", str(script)],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert run.stdout.strip() == "equal", run.stderr[-2000:]
+    assert_equal_under_the_interpreter("w4a8_interpreted.py")
 
 
 @pytest.mark.slow
