@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+REPORT_NAME = "quantization_report.json"
 SHARD_BYTES = 400_000_000  # about one decoder layer of an 8B model in bf16
 
 

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class ModelSourceError(ValueError):
-    """A model cannot be read or quantized. The message is one sentence that says what to change."""
+    """A model, a recipe or a calibration text cannot be used; the message says what to change."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from qoq.quantize.checkpoint import CheckpointWriter, write_json
+from qoq.quantize.checkpoint import REPORT_NAME, CheckpointWriter, write_json
 from qoq.quantize.conversion import Conversion, convert, round_dense
 from qoq.quantize.errors import ModelSourceError
 from qoq.quantize.quantization_config import DEFAULT_PRECISION, QuantizationConfig
@@ -23,8 +23,6 @@ from qoq.quantize.sources.model_source import by_layer, is_decoder_linear, open_
 from qoq.quantize.sources.quantized_source import QuantizedSource
 from qoq.quantize.staging_folder import staging_folder
 from qoq.quantize.weights.group_size import fit_group_sizes
-
-REPORT_NAME = "quantization_report.json"
 
 logger = logging.getLogger(__name__)
 

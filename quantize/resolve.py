@@ -23,6 +23,8 @@ from qoq.quantize.quantization_config import (
     QuantizationConfig,
 )
 from qoq.quantize.quantize import quantize_model
+from qoq.quantize.recipe import Recipe
+from qoq.quantize.recipe_file import choose_recipe
 from qoq.quantize.sources.hub import fetch_from_hub, is_hub_id
 from qoq.quantize.sources.json_file import read_json
 
@@ -35,13 +37,20 @@ def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def resolve_model(
-    model: str, *, precision: str | None, group_size: int, cache_dir: Path, progress: bool
+    model: str,
+    *,
+    precision: str | None,
+    recipe: str | None = None,
+    group_size: int | None = None,
+    cache_dir: Path,
+    progress: bool,
 ) -> Path:
     """The checkpoint folder of ``model``.
 
     ``model`` is a preset's name, a checkpoint, a Hugging Face folder or hub id, or a GGUF file.
     ``precision`` None keeps a checkpoint's own and quantizes anything else to w4a8kv4; a comparison
-    gets the checkpoint that it runs on. Raises ModelSourceError with a sentence that says what to
+    gets the checkpoint that it runs on. ``recipe`` and ``group_size`` say how a model is quantized
+    on first use; None are the defaults. Raises ModelSourceError with a sentence that says what to
     change, OSError where the disk refuses.
     """
     precision = None if precision is None else stored_precision(precision)
@@ -54,22 +63,17 @@ def resolve_model(
     precision = precision or DEFAULT_PRECISION
     codes = open_codes(source)
     if codes is not None and PRECISIONS[precision].weight_bits == 4:
+        imported = imported_config(codes)
         write = partial(import_checkpoint, source, progress=progress)
-        return _cached(source, imported_config(codes), cache_dir, write)
-    wanted = QuantizationConfig(
-        precision, group_size, int8_lm_head=PRECISIONS[precision].is_quantized
-    )
-    if codes is None and source.is_dir() and wanted.is_dense:
-        return source
-    write = partial(
-        quantize_model,
-        source,
-        precision=wanted.precision,
-        group_size=wanted.group_size,
-        int8_lm_head=wanted.int8_lm_head,
-        progress=progress,
-    )
-    return _cached(source, wanted, cache_dir, write)
+        return _cached(source, imported, None, cache_dir, write)
+    chosen = choose_recipe(recipe, precision, group_size)
+    wanted = chosen.quantization_config(precision)
+    if wanted.is_dense:
+        chosen = Recipe()
+        if codes is None and source.is_dir():
+            return source
+    write = partial(quantize_model, source, precision=precision, recipe=chosen, progress=progress)
+    return _cached(source, wanted, chosen, cache_dir, write)
 
 
 def locate(model: str, cache_dir: Path) -> Path:
@@ -96,23 +100,32 @@ def _check_precision(source: Path, entry: Mapping[str, object], precision: str |
 
 
 def _cached(
-    source: Path, wanted: QuantizationConfig, cache_dir: Path, write: Callable[[Path], Path]
+    source: Path,
+    wanted: QuantizationConfig,
+    recipe: Recipe | None,
+    cache_dir: Path,
+    write: Callable[[Path], Path],
 ) -> Path:
     name = source.name.removesuffix(".gguf")
-    out = cache_dir / "checkpoints" / f"{name}-{wanted.label}-{_digest(source)}"
+    out = cache_dir / "checkpoints" / f"{name}-{wanted.label}-{_digest(source, recipe)}"
     if out.exists():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
-    logger.warning("quantizing %s to %s into %s", source, wanted.label, out)
+    logger.warning("quantizing %s to %s, once, into %s", source, wanted.label, out)
+    if recipe is not None and recipe.needs_calibration:
+        logger.warning("this takes minutes; --recipe rtn takes seconds and loses more")
     try:
         return write(out)
     except FileExistsError:
         return out  # another process wrote it while we waited
 
 
-def _digest(source: Path) -> str:
-    """Changes with the path, size or time of any file of the model, and with our format."""
-    identity = [FORMAT_VERSION, *_identities(source)]
+def _digest(source: Path, recipe: Recipe | None) -> str:
+    """Changes with the path, size or time of any file of the model, with the recipe, its seed and
+    its calibration, and with our format.
+    """
+    settings = None if recipe is None else recipe.to_json()
+    identity = [FORMAT_VERSION, settings, *_identities(source)]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 

@@ -87,7 +87,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     log = tmp_path_factory.mktemp("serve") / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [QOQ, "serve", MODEL, "--port", str(port)], stdout=file, stderr=file
+            [QOQ, "serve", MODEL, "--recipe", "rtn", "--port", str(port)], stdout=file, stderr=file
         )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -192,10 +192,10 @@ def test_metrics_count_exactly(served: Served) -> None:
 @pytest.mark.slow
 def test_a_port_in_use_is_one_sentence_that_names_it(served: Served) -> None:
     port = served.url.rsplit(":", 1)[1]
-    check_one_sentence(run_serve(MODEL, "--port", port), port)
+    check_one_sentence(run_serve(MODEL, "--recipe", "rtn", "--port", port), port)
 
 
 @pytest.mark.slow
 def test_too_little_memory_is_one_sentence_with_the_arithmetic(served: Served) -> None:
-    result = run_serve(MODEL, "--kv-cache-bytes", "1000TB", "--port", "0")
+    result = run_serve(MODEL, "--recipe", "rtn", "--kv-cache-bytes", "1000TB", "--port", "0")
     check_one_sentence(result, "weights", "KV cache", "available", "--kv-cache-bytes")

@@ -31,11 +31,12 @@ class Candidate:
             return cls(model, suffix)
         return cls(text, precision)
 
-    def resolve(self, group_size: int) -> Path:
+    def resolve(self, recipe: str | None, group_size: int | None) -> Path:
         """The checkpoint, made if need be. Raises ValueError or OSError where it cannot be run."""
         folder = resolve_model(
             self.model,
             precision=self.precision,
+            recipe=recipe,
             group_size=group_size,
             cache_dir=default_cache_dir(),
             progress=True,

@@ -47,8 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--group-size",
         type=int,
         choices=(*GROUP_SIZES, PER_CHANNEL),
-        default=128,
-        help="for a model that is quantized on first use [128]",
+        help="for a model that is quantized on first use [the recipe's]",
+    )
+    add(
+        "--recipe",
+        metavar="NAME|FILE.yaml",
+        help="for a model that is quantized on first use, as for `qoq quantize`",
     )
     add("--out", type=Path, metavar="DIR", help="for report.md, report.json and report.png")
 
@@ -81,6 +85,7 @@ def _evaluate(args: argparse.Namespace) -> Report:
         Candidate.parse(args.reference, None) if args.reference else None,
         tasks,
         window=args.window,
+        recipe=args.recipe,
         group_size=args.group_size,
     )
     for result in results:

@@ -29,18 +29,21 @@ def evaluate(
     tasks: Sequence[Task],
     *,
     window: int,
-    group_size: int,
+    recipe: str | None = None,
+    group_size: int | None = None,
 ) -> Iterator[Result]:
     """Raises ValueError or OSError where a model cannot be loaded or does not fit a task.
 
-    All checkpoints are made and looked at before the first one is run.
+    All checkpoints are made and looked at before the first one is run; ``recipe`` and
+    ``group_size`` are for those that are quantized on first use.
     """
-    folders = [candidate.resolve(group_size) for candidate in candidates]
+    folders = [candidate.resolve(recipe, group_size) for candidate in candidates]
     names = short_names(candidate.model for candidate in candidates)
     max_tokens = max(window, MIN_CACHE_TOKENS)
     against = None
     if reference is not None:
-        against = reference.load(reference.resolve(group_size), "reference", max_tokens)
+        folder = reference.resolve(recipe, group_size)
+        against = reference.load(folder, "reference", max_tokens)
     for candidate, folder in zip(candidates, folders, strict=True):
         name = names[candidate.model]
         yield from _run(tasks, candidate.load(folder, name, max_tokens), against)

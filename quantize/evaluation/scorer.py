@@ -107,7 +107,7 @@ class Scorer:
         continuations: list[list[int]] = [[] for _ in prompts]
         while scheduler.has_work:
             batch = scheduler.schedule()
-            for output in scheduler.update(batch, self._runner.run(batch)):
+            for output in scheduler.update(batch, self._runner.run(batch).token_ids):
                 continuations[int(output.request_id)] += output.token_ids
         return continuations
 

@@ -25,7 +25,7 @@ from qoq.quantize.evaluation.task import Subject
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Consecutive windows of ``length`` tokens, the first ``count`` or all whole ones.
+    """Consecutive windows of ``length`` tokens: ``count`` or all whole ones, after ``skip`` others.
 
     The GPTQ protocol: the text is tokenized once, what does not fill a window is dropped, and each
     window predicts all its tokens but the first.
@@ -33,9 +33,12 @@ class Windows:
 
     length: int = 2048
     count: int | None = None
+    skip: int = 0
 
     def cut(self, tokens: Sequence[int]) -> list[Passage]:
-        starts = range(0, len(tokens) - self.length + 1, self.length)[: self.count]
+        starts = range(0, len(tokens) - self.length + 1, self.length)[self.skip :][: self.count]
+        if not starts and self.skip:
+            raise DataError(f"the text has no more than {self.skip} windows; skip fewer")
         if not starts:
             raise DataError(
                 f"the text has {len(tokens)} tokens, not even one window of {self.length}; "
@@ -46,7 +49,8 @@ class Windows:
     @property
     def note(self) -> str:
         which = "all" if self.count is None else f"the first {self.count}"
-        return f"{which} windows of {self.length} tokens"
+        note = f"{which} windows of {self.length} tokens"
+        return f"{note} after the first {self.skip}" if self.skip else note
 
 
 @dataclass(frozen=True, slots=True)

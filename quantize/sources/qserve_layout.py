@@ -22,7 +22,8 @@ from qoq.quantize.sources.checked_tensors import CheckedTensors
 from qoq.quantize.sources.quantized_layout import check_widths, count_groups
 from qoq.quantize.weights.channel_weight import ChannelWeight
 from qoq.quantize.weights.int8_weight import nonzero_scale
-from qoq.quantize.weights.progressive_weight import MAX_GROUP_SCALE, ProgressiveWeight
+from qoq.quantize.weights.lattice import MAX_GROUP_SCALE
+from qoq.quantize.weights.progressive_weight import ProgressiveWeight
 
 TILE = 32
 HALF_STEP = 2.0**-25  # of float16 below its normal range

@@ -31,9 +31,14 @@ class Int8Weight:
 
 def round_to_int8(weight: Tensor, limit: int = W8_LIMIT) -> Int8Weight:
     """Round float32 ``weight`` [N, K] half to even; a row of zeros gets scale 1."""
-    scales = nonzero_scale(weight.abs().amax(dim=1) / limit)
+    scales = int8_scales(weight, limit)
     codes = (weight / scales[:, None]).round_().clamp_(-limit, limit)
     return Int8Weight(codes.to(torch.int8), scales)
+
+
+def int8_scales(weight: Tensor, limit: int = W8_LIMIT) -> Tensor:
+    """The scale of each row of [N, K], fp32 [N]."""
+    return nonzero_scale(weight.abs().amax(dim=1) / limit)
 
 
 def nonzero_scale(scales: Tensor) -> Tensor:

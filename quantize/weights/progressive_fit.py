@@ -17,7 +17,8 @@ from torch import Tensor
 
 from qoq.quantize.weights.grouped_weight import GroupedWeight
 from qoq.quantize.weights.int8_weight import nonzero_scale
-from qoq.quantize.weights.progressive_weight import MAX_GROUP_SCALE, ProgressiveWeight
+from qoq.quantize.weights.lattice import MAX_GROUP_SCALE
+from qoq.quantize.weights.progressive_weight import ProgressiveWeight
 
 # Integers that the largest weight of a row is tried at. The other level-0 scales tried make the
 # largest group scale a whole number, which finds an exact conversion where there is one.

@@ -7,23 +7,16 @@ integer scale ``s`` in 1..17 and an integer offset ``b``. 119 leaves room for ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from qoq.kernels.packing import pack_codes
+from qoq.quantize.weights.cost import SquaredError
 from qoq.quantize.weights.int8_weight import round_to_int8
-
-PROTECTIVE_LIMIT = 119
-MAX_GROUP_SCALE = 17
-# Where the search looks: scales around the closed form, and offsets that shift the code lattice by
-# parts of a scale. On Gaussian rows this leaves 85 % of the closed form's squared error; trying
-# every scale and every offset would leave 83 %.
-SCALE_STEPS = (-2, -1, 0, 1)
-OFFSET_SHIFTS = (-0.25, 0.0, 0.25, 0.5)
-CHUNK_ELEMENTS = 1 << 18  # float32 temporaries of a chunk stay in the cache
+from qoq.quantize.weights.lattice import PROTECTIVE_LIMIT, Lattice, search_lattice
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +29,16 @@ class ProgressiveWeight:
     scales: Tensor
     group_scales: Tensor
     group_offsets: Tensor
+
+    @classmethod
+    def of(cls, codes: Tensor, scales: Tensor, lattice: Lattice) -> Self:
+        """``codes`` [N, K] of any type, of a lattice [N, K / group, 1]."""
+        return cls(
+            codes.to(torch.uint8),
+            scales,
+            lattice.scale.squeeze(-1).to(torch.uint8),
+            lattice.offset.squeeze(-1).to(torch.int8),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint stores, by suffix."""
@@ -62,76 +65,6 @@ class ProgressiveWeight:
 def round_to_groups(weight: Tensor, group_size: int) -> ProgressiveWeight:
     """Round float32 ``weight`` [N, K]; ``group_size`` must divide K."""
     level0 = round_to_int8(weight, PROTECTIVE_LIMIT)
-    codes, scales, offsets = search_groups(level0.codes.view(len(weight), -1, group_size))
-    return ProgressiveWeight(codes.flatten(1), level0.scales, scales, offsets)
-
-
-def closed_form(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The scale that spans the range and the offset at its low end, float32 [..., 1] each.
-
-    ``groups``: the integers of level 0 as float32 [..., group].
-    """
-    low, high = groups.amin(dim=-1, keepdim=True), groups.amax(dim=-1, keepdim=True)
-    return ((high - low) / 15).round_().clamp_(1, MAX_GROUP_SCALE), low
-
-
-def encode(groups: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """Nearest codes as float32, same shape as ``groups``.
-
-    Any legal scale and offset keep W8' within INT8: the nearest code overshoots an integer by at
-    most 17 / 2, and 119 + 8.5 < 128; a code that is clamped to 0 gives the offset itself.
-    """
-    return ((groups - offset) / scale).round_().clamp_(0, 15)
-
-
-def search_groups(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose scale and offset of each group of int8 [N, G, group] by squared error.
-
-    Returns codes uint8 [N, G, group], scales uint8 [N, G] and offsets int8 [N, G]. The closed
-    form is one of the candidates, so the result is never worse than it.
-    """
-    rows = max(1, CHUNK_ELEMENTS // groups[0].numel())
-    starts = range(0, len(groups), rows)
-    chunks = [_search_chunk(groups[start : start + rows].float()) for start in starts]
-    codes, scales, offsets = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    return (
-        codes.to(torch.uint8),
-        scales.squeeze(-1).to(torch.uint8),
-        offsets.squeeze(-1).to(torch.int8),
-    )
-
-
-def _search_chunk(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    scale, offset = closed_form(groups)
-    error = _error(groups, scale, offset)
-    for candidate_scale, candidate_offset in _candidates(groups, scale):
-        candidate_error = _error(groups, candidate_scale, candidate_offset)
-        is_better = candidate_error < error
-        error = torch.where(is_better, candidate_error, error)
-        scale = torch.where(is_better, candidate_scale, scale)
-        offset = torch.where(is_better, candidate_offset, offset)
-    return encode(groups, scale, offset), scale, offset
-
-
-def _candidates(groups: Tensor, closed_scale: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scales around the closed form; for each, offsets near the middle, also refined once to the
-    mean of what their codes leave over.
-    """
-    low, high = groups.amin(dim=-1, keepdim=True), groups.amax(dim=-1, keepdim=True)
-    for step in SCALE_STEPS:
-        scale = (closed_scale + step).clamp_(1, MAX_GROUP_SCALE)
-        for shift in OFFSET_SHIFTS:
-            offset = _round_offset((low + high - 15 * scale) / 2 + shift * scale)
-            yield scale, offset
-            residual = groups - encode(groups, scale, offset) * scale
-            yield scale, _round_offset(residual.mean(dim=-1, keepdim=True))
-
-
-def _round_offset(offset: Tensor) -> Tensor:
-    return offset.round_().clamp_(-128, 127)
-
-
-def _error(groups: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """Squared error of each group, float32 [..., 1]."""
-    restored = encode(groups, scale, offset) * scale + offset
-    return (restored - groups).square_().sum(dim=-1, keepdim=True)
+    values = level0.codes.float().unflatten(1, (-1, group_size))
+    lattice = search_lattice(values, SquaredError())
+    return ProgressiveWeight.of(lattice.encode(values).flatten(1), level0.scales, lattice)

@@ -9,6 +9,7 @@ import torch
 
 from qoq.quantize.errors import ModelSourceError
 from qoq.quantize.quantize import quantize_model
+from qoq.quantize.recipe import Recipe
 from qoq.quantize.resolve import default_cache_dir, resolve_model
 
 from .tiny_model import write_tiny_model
@@ -28,7 +29,9 @@ def tiny_dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_quantized(tiny_dense: Path) -> Path:
-    return quantize_model(tiny_dense, tiny_dense.parent / "w4a8kv4", group_size=32, progress=False)
+    return quantize_model(
+        tiny_dense, tiny_dense.parent / "w4a8kv4", recipe=Recipe(group_size=32), progress=False
+    )
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +49,7 @@ def _smollm2(precision: str) -> Path:
         return resolve_model(
             "smollm2-135m-instruct",
             precision=precision,
-            group_size=128,
+            recipe="rtn",
             cache_dir=default_cache_dir(),
             progress=False,
         )

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from qoq.quantize.errors import ModelSourceError
 from qoq.quantize.quantization_config import QuantizationConfig
 from qoq.quantize.quantize import quantize_model
+from qoq.quantize.recipe import Recipe
 
 from ..engine.manual_steps import make_runner, random_tokens, run_chunks
 from .tiny_hf import write_tiny_hf
@@ -24,9 +25,11 @@ def test_logits_are_those_of_the_16_bit_head_up_to_int8(tmp_path: Path, is_tied:
     size, while a wrong scale, row or tensor is as large as the logits themselves.
     """
     source = write_tiny_hf(tmp_path / "model", tie_word_embeddings=is_tied)
-    options = {"group_size": 32, "progress": False}
-    wide = quantize_model(source, tmp_path / "wide", **options)
-    int8 = quantize_model(source, tmp_path / "int8", int8_lm_head=True, **options)
+    recipes = [Recipe(group_size=32, int8_lm_head=is_int8) for is_int8 in (False, True)]
+    wide, int8 = (
+        quantize_model(source, tmp_path / str(index), recipe=recipe, progress=False)
+        for index, recipe in enumerate(recipes)
+    )
     stored = load_file(int8 / "model.safetensors")
     assert stored["lm_head.weight"].dtype == torch.int8
     assert json.loads((int8 / "config.json").read_text())["quantization_config"]["int8_lm_head"]
@@ -39,7 +42,7 @@ def test_logits_are_those_of_the_16_bit_head_up_to_int8(tmp_path: Path, is_tied:
 def test_rows_do_not_depend_on_their_company(tmp_path: Path) -> None:
     source = write_tiny_hf(tmp_path / "model")
     int8 = quantize_model(
-        source, tmp_path / "int8", group_size=32, int8_lm_head=True, progress=False
+        source, tmp_path / "int8", recipe=Recipe(group_size=32, int8_lm_head=True), progress=False
     )
     tokens = random_tokens(33, 64)
     whole = run_chunks(make_runner(int8), tokens, [33])

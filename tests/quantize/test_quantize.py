@@ -16,7 +16,7 @@ from qoq.kernels.packing import unpack_codes
 from qoq.quantize import quantize
 from qoq.quantize.errors import ModelSourceError
 from qoq.quantize.quantize import quantize_model
-from qoq.quantize.rounding import Rounding
+from qoq.quantize.recipe import Recipe
 from qoq.quantize.sources.model_source import is_decoder_linear
 from qoq.quantize.weights.channel_weight import ChannelWeight
 from qoq.quantize.weights.int8_weight import Int8Weight
@@ -29,14 +29,14 @@ FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 KILL_IN_LAYER_1 = """
 import os, signal, sys
 from pathlib import Path
+from qoq.quantize.layer_quantizer import LayerQuantizer
 from qoq.quantize.quantize import quantize_model
-from qoq.quantize.rounding import Rounding
-encode = Rounding.encode
-def encode_or_die(self, name):
-    if "layers.1." in name:
+quantize = LayerQuantizer.__call__
+def quantize_or_die(self, layer, hidden):
+    if layer.index == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return encode(self, name)
-Rounding.encode = encode_or_die
+    return quantize(self, layer, hidden)
+LayerQuantizer.__call__ = quantize_or_die
 quantize_model(sys.argv[1], Path(sys.argv[2]), progress=False)
 """
 FULL_DISK = """
@@ -80,7 +80,9 @@ def test_every_linear_is_close_and_all_else_is_unchanged(
     """
     folder = write_tiny_hf(tmp_path / "model", family)
     out = tmp_path / "out"
-    quantize_model(folder, out, precision=precision, group_size=group_size, progress=False)
+    quantize_model(
+        folder, out, precision=precision, recipe=Recipe(group_size=group_size), progress=False
+    )
     source, stored = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
     for name, tensor in source.items():
         if is_decoder_linear(name):
@@ -93,7 +95,7 @@ def test_every_linear_is_close_and_all_else_is_unchanged(
 
 def test_stored_names_and_shapes_are_the_format(tmp_path: Path):
     folder = write_tiny_hf(tmp_path / "model", "Qwen2")
-    quantize_model(folder, tmp_path / "out", group_size=32, progress=False)
+    quantize_model(folder, tmp_path / "out", recipe=Recipe(group_size=32), progress=False)
     stored = load_file(tmp_path / "out" / "model.safetensors")
     down = {
         name.rpartition(".")[2]: (tensor.dtype, tuple(tensor.shape))
@@ -111,13 +113,14 @@ def test_stored_names_and_shapes_are_the_format(tmp_path: Path):
 
 def test_config_says_what_was_done_and_keeps_the_rest(tmp_path: Path):
     folder = write_tiny_hf(tmp_path / "model")
-    quantize_model(folder, tmp_path / "out", group_size=32, progress=False)
+    quantize_model(folder, tmp_path / "out", recipe=Recipe(group_size=32), progress=False)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config.pop("quantization_config") == {
         "quant_method": "qoq",
         "format_version": 1,
         "precision": "w4a8kv4",
         "group_size": 32,
+        "techniques": [],
     }
     assert config == json.loads((folder / "config.json").read_text())
     assert (tmp_path / "out" / "generation_config.json").exists()
@@ -144,7 +147,9 @@ def test_a_dense_gguf_is_a_folder_that_transformers_loads(
 
 def test_a_tied_model_stores_its_embedding_once(tmp_path: Path):
     write_tiny_gguf(tmp_path / "x.gguf", quant=Quant.Q8_0)
-    out = quantize_model(tmp_path / "x.gguf", tmp_path / "out", group_size=32, progress=False)
+    out = quantize_model(
+        tmp_path / "x.gguf", tmp_path / "out", recipe=Recipe(group_size=32), progress=False
+    )
     stored = load_file(out / "model.safetensors")
     assert "lm_head.weight" not in stored
     assert stored["model.embed_tokens.weight"].dtype == torch.float16
@@ -158,7 +163,7 @@ def test_nan_and_infinity_are_refused_by_name(tmp_path: Path, name: str, value: 
     tensors[name].view(-1)[3] = value
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ModelSourceError, match=f"tensor {name} holds NaN or infinite"):
-        quantize_model(folder, tmp_path / "out", group_size=32, progress=False)
+        quantize_model(folder, tmp_path / "out", recipe=Recipe(group_size=32), progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -174,7 +179,7 @@ def test_no_work_is_done_for_a_shape_that_no_group_divides(tmp_path: Path):
     folder = write_tiny_hf(tmp_path / "model", intermediate_size=80)
     with pytest.raises(ModelSourceError, match=r"layers\.0\.mlp\.down_proj\.weight \[64, 80\]"):
         quantize_model(folder, tmp_path / "out", progress=False)
-    quantize_model(folder, tmp_path / "out", group_size=-1, progress=False)
+    quantize_model(folder, tmp_path / "out", recipe=Recipe(group_size=-1), progress=False)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -191,7 +196,7 @@ def test_an_interrupted_run_leaves_nothing(
 
     monkeypatch.setattr(quantize.CheckpointWriter, "add", add_or_fail)
     with pytest.raises(error):
-        quantize_model(folder, tmp_path / "out", group_size=32, progress=False)
+        quantize_model(folder, tmp_path / "out", recipe=Recipe(group_size=32), progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -201,7 +206,7 @@ def test_a_killed_run_leaves_no_checkpoint_and_the_next_one_succeeds(tmp_path: P
     command = [sys.executable, "-c", KILL_IN_LAYER_1, str(tmp_path / "x.gguf"), str(out)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert not out.exists() and (tmp_path / ".out.partial").exists()
-    quantize_model(tmp_path / "x.gguf", out, group_size=32, progress=False)
+    quantize_model(tmp_path / "x.gguf", out, recipe=Recipe(group_size=32), progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "x.gguf"]
 
 
@@ -229,7 +234,7 @@ def test_holds_one_layer_and_one_shard(tmp_path: Path, monkeypatch: pytest.Monke
             super().end_layer()
 
     monkeypatch.setattr(quantize, "CheckpointWriter", SmallShards)
-    quantize_model(folder, tmp_path / "out", group_size=32, progress=False)
+    quantize_model(folder, tmp_path / "out", recipe=Recipe(group_size=32), progress=False)
     assert len(pending) == 14
     total = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
     assert max(pending) < total / 6
@@ -238,24 +243,13 @@ def test_holds_one_layer_and_one_shard(tmp_path: Path, monkeypatch: pytest.Monke
 def test_threads_of_torch_are_as_before(tmp_path: Path):
     folder = write_tiny_hf(tmp_path / "model")
     before = torch.get_num_threads()
-    quantize_model(folder, tmp_path / "out", group_size=32, progress=False)
+    quantize_model(folder, tmp_path / "out", recipe=Recipe(group_size=32), progress=False)
     assert torch.get_num_threads() == before
 
 
 def test_two_runs_are_bit_equal(tmp_path: Path):
     folder = write_tiny_hf(tmp_path / "model")
     for name in "ab":
-        quantize_model(folder, tmp_path / name, group_size=32, progress=False)
+        quantize_model(folder, tmp_path / name, recipe=Recipe(group_size=32), progress=False)
     for file in os.listdir(tmp_path / "a"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-
-
-def test_encode_is_the_only_thing_a_new_technique_replaces(tmp_path: Path):
-    """A tensor is encoded from its model and its name alone, whatever came before it."""
-    folder = write_tiny_hf(tmp_path / "model")
-    out = quantize_model(folder, tmp_path / "out", group_size=32, progress=False)
-    config = quantize.QuantizationConfig("w4a8kv4", 32)
-    rounding = Rounding.plan(quantize.open_source(folder), config)
-    stored = load_file(out / "model.safetensors")
-    for name, tensor in rounding.encode("model.layers.1.self_attn.o_proj.weight").items():
-        assert torch.equal(stored[name], tensor)

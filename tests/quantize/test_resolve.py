@@ -4,10 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from qoq.quantize import preset, resolve
 from qoq.quantize.errors import ModelSourceError
 from qoq.quantize.quantize import quantize_model
+from qoq.quantize.recipe import Recipe
+from qoq.quantize.recipe_file import load_recipe
 from qoq.quantize.resolve import default_cache_dir, resolve_model
 
 from .quantized_hf import awq, qserve, write_quantized
@@ -18,14 +21,25 @@ RESOLVE = """
 import sys
 from pathlib import Path
 from qoq.quantize.resolve import resolve_model
-options = {"precision": None, "group_size": 32, "progress": False}
+options = {"precision": None, "recipe": "rtn", "group_size": 32, "progress": False}
 print(resolve_model(sys.argv[1], cache_dir=Path(sys.argv[2]), **options))
 """
 
 
-def resolve_in(cache: Path, model: object, precision: str | None = None, group: int = 32) -> Path:
+def resolve_in(
+    cache: Path,
+    model: object,
+    precision: str | None = None,
+    group: int | None = 32,
+    recipe: str | None = "rtn",
+) -> Path:
     return resolve_model(
-        str(model), precision=precision, group_size=group, cache_dir=cache, progress=False
+        str(model),
+        precision=precision,
+        recipe=recipe,
+        group_size=group,
+        cache_dir=cache,
+        progress=False,
     )
 
 
@@ -53,8 +67,42 @@ def test_precision_group_size_and_a_changed_file_each_have_their_own_entry(tmp_p
     assert len(outs) == 5
 
 
+def test_recipe_seed_and_calibration_each_have_their_own_entry(tmp_path, gguf_path, monkeypatch):
+    """And the same recipe under another name has the same one."""
+    monkeypatch.setattr(resolve, "quantize_model", lambda _, out, **__: out)
+    (tmp_path / "same.yaml").write_text("int8_lm_head: true")
+    contents = ["gptq: true", "calibration: {seed: 1}", "calibration: {num_samples: 9}", ""]
+    for index, content in enumerate(contents):
+        (tmp_path / f"{index}.yaml").write_text(content)
+    recipes = ["rtn", *(str(tmp_path / f"{name}.yaml") for name in ("same", *range(4)))]
+    outs = [resolve_in(tmp_path / "cache", gguf_path, recipe=recipe) for recipe in recipes]
+    assert outs[0] == outs[1]
+    assert len(set(outs)) == 5
+
+
+def test_the_whole_algorithm_runs_where_no_recipe_is_named(tmp_path, gguf_path, monkeypatch):
+    recipes = []
+
+    def quantize(_: Path, out: Path, *, recipe: Recipe, **__: object) -> Path:
+        recipes.append(recipe)
+        return out
+
+    monkeypatch.setattr(resolve, "quantize_model", quantize)
+    for precision, group in ((None, None), ("w4a4", -1), ("w8a8kv8", None), ("fp32", None)):
+        resolve_in(tmp_path / "cache", gguf_path, precision, group, recipe=None)
+    named = [load_recipe(name) for name in ("qoq-per-group", "qoq-per-channel", "rtn")]
+    assert recipes == [*named, Recipe()]
+
+
+def test_a_recipe_is_for_models_that_get_quantized(tmp_path, gguf_path):
+    """A dense precision is the model as it was, to compare with."""
+    dense = resolve_in(tmp_path / "cache", gguf_path, "fp32", recipe="qoq-per-group")
+    assert dense == resolve_in(tmp_path / "cache", gguf_path, "fp32")
+    assert "lm_head.weight" not in load_file(dense / "model.safetensors")
+
+
 def test_a_checkpoint_is_returned_as_it_is(tmp_path, gguf_path):
-    out = quantize_model(gguf_path, tmp_path / "out", group_size=32, progress=False)
+    out = quantize_model(gguf_path, tmp_path / "out", recipe=Recipe(group_size=32), progress=False)
     assert resolve_in(tmp_path / "cache", out) == out
     assert resolve_in(tmp_path / "cache", out, "w4a8kv4", 128) == out
     with pytest.raises(ModelSourceError, match="quantized to w4a8kv4, not w8a8kv8; leave the prec"):

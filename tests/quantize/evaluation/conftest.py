@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qoq.quantize.quantize import quantize_model
+from qoq.quantize.recipe import Recipe
 
 from .tiny_chat import write_tiny_chat
 
@@ -26,4 +27,6 @@ def tiny_dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_quantized(tiny_dense: Path) -> Path:
     """Without tokenizer files of its own, were they not copied."""
-    return quantize_model(tiny_dense, tiny_dense.parent / "w4a8kv4", group_size=32, progress=False)
+    return quantize_model(
+        tiny_dense, tiny_dense.parent / "w4a8kv4", recipe=Recipe(group_size=32), progress=False
+    )

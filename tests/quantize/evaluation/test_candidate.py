@@ -31,25 +31,25 @@ def test_names_are_short_where_they_differ():
 @pytest.mark.parametrize("precision", [None, "w4a8kv4", "w4a16", "w4a4"])
 def test_4_bit_weights_run_with_any_activations(tiny_quantized: Path, precision: str | None):
     candidate = Candidate(str(tiny_quantized), precision)
-    folder = candidate.resolve(128)
+    folder = candidate.resolve("rtn", 128)
     assert folder == tiny_quantized
     assert candidate.load(folder, "tiny", 100).label == f"tiny {precision or 'w4a8kv4'}"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "w16a16kv4"])
 def test_dense_weights_run_in_any_dense_precision(tiny_dense: Path, precision: str):
-    assert Candidate(str(tiny_dense), precision).resolve(128) == tiny_dense
+    assert Candidate(str(tiny_dense), precision).resolve("rtn", 128) == tiny_dense
 
 
 @pytest.mark.parametrize("precision", ["w16a16kv4", "w8a8kv8"])
 def test_weights_of_other_bits_are_refused(tiny_quantized: Path, precision: str):
     with pytest.raises((ModelSourceError, CheckpointError), match="w4a8kv4"):
-        Candidate(str(tiny_quantized), precision).resolve(128)
+        Candidate(str(tiny_quantized), precision).resolve("rtn", 128)
 
 
 def test_a_dense_model_is_quantized_for_a_comparison(
     tiny_dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("QOQ_CACHE", str(tmp_path))
-    folder = Candidate(str(tiny_dense), "w4a16").resolve(32)
+    folder = Candidate(str(tiny_dense), "w4a16").resolve("rtn", 32)
     assert folder.is_relative_to(tmp_path) and "w4a8kv4" in folder.name

@@ -100,3 +100,12 @@ def test_another_vocabulary_is_refused(tiny_dense: Path, tmp_path: Path):
     other = write_tiny_model(tmp_path / "other", vocab_size=99)
     with pytest.raises(DataError, match="dense has 258 tokens and the reference 99; give"):
         compare(load(tiny_dense), load(other), PASSAGES, "")
+
+
+def test_windows_after_others_are_the_ones_that_follow():
+    tokens = list(range(50))
+    windows = Windows(length=10, count=2, skip=1)
+    assert [passage.tokens[0] for passage in windows.cut(tokens)] == [10, 20]
+    assert windows.note == "the first 2 windows of 10 tokens after the first 1"
+    with pytest.raises(DataError, match="no more than 5 windows"):
+        Windows(length=10, skip=5).cut(tokens)
