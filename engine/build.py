@@ -11,6 +11,7 @@ import torch
 from qoq.engine.checkpoint import Checkpoint, read_json
 from qoq.engine.config import EngineConfig
 from qoq.engine.engine import Engine
+from qoq.engine.grammar import Grammars
 from qoq.engine.memory import MemoryPlan, available_memory, plan_memory
 from qoq.engine.model_runner import ModelRunner
 from qoq.engine.models.config import ModelConfig, parse_model_config
@@ -91,7 +92,8 @@ def build_runner(config: EngineConfig) -> tuple[ModelRunner, EngineInfo, MemoryP
         precision=precision.name,
         device="cpu",
     )
-    return ModelRunner(decoder, model, fmt, plan.num_blocks), info, plan
+    grammars = Grammars(checkpoint.folder / "tokenizer.json", model.vocab_size, info.eos_token_ids)
+    return ModelRunner(decoder, model, fmt, plan.num_blocks, grammars), info, plan
 
 
 def _weight_bytes(model: ModelConfig, precision: Precision) -> int:

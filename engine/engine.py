@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
-from qoq.engine.model_runner import ModelRunner
+from qoq.engine.model_runner import ModelRunner, StepResult
 from qoq.scheduler.batch import Batch, RequestOutput
-from qoq.scheduler.request import Request
+from qoq.scheduler.request import Request, SamplingParams
 from qoq.scheduler.scheduler import Scheduler
 from qoq.scheduler.stats import SchedulerStats
 
@@ -26,7 +27,7 @@ class Engine:
         self._runner = runner
         self._device = device
         self._steps_in_flight = steps_in_flight
-        self._in_flight: deque[tuple[Batch, Future[list[int]]]] = deque()
+        self._in_flight: deque[tuple[Batch, Future[StepResult]]] = deque()
 
     @property
     def has_work(self) -> bool:
@@ -35,8 +36,17 @@ class Engine:
     def stats(self) -> SchedulerStats:
         return self._scheduler.stats()
 
+    def prepare(self, sampling: SamplingParams) -> None:
+        """Compile the grammar, if any: slow, so in another thread than ``step``'s if possible.
+
+        Raises ValueError where it is not valid.
+        """
+        if sampling.grammar is not None:
+            self._runner.grammars.compile(sampling.grammar)
+
     def add(self, request: Request) -> None:
         """Queue a request. Raises ValueError where it can never run."""
+        self.prepare(request.sampling)
         self._scheduler.add(request)
 
     def abort(self, request_id: str) -> bool:
@@ -50,9 +60,20 @@ class Engine:
             self._in_flight.append((batch, self._device.submit(self._runner.run, batch)))
         is_full = len(self._in_flight) >= self._steps_in_flight
         if self._in_flight and (is_full or not batch.scheduled):
-            batch, tokens = self._in_flight.popleft()
-            return self._scheduler.update(batch, tokens.result())
+            batch, running = self._in_flight.popleft()
+            result = running.result()
+            return _with_extras(self._scheduler.update(batch, result.token_ids), result)
         return self._scheduler.take_outputs()
 
     def close(self) -> None:
         self._device.shutdown(cancel_futures=True)
+
+
+def _with_extras(outputs: list[RequestOutput], result: StepResult) -> list[RequestOutput]:
+    """An output without a token is another request's that had the same id."""
+    if not result.extras:
+        return outputs
+    return [
+        replace(output, extras=result.extras.get(output.request_id)) if output.token_ids else output
+        for output in outputs
+    ]

@@ -8,16 +8,32 @@ from dataclasses import dataclass, field
 
 from qoq.engine.build import build_engine
 from qoq.engine.config import EngineConfig
+from qoq.scheduler.batch import RequestOutput, TokenLogprobs
 from qoq.scheduler.request import FinishReason, Request, SamplingParams
 
 
 @dataclass(slots=True)
 class Completion:
-    """What one prompt gave. ``token_times_s`` are monotonic times, one a token."""
+    """What one prompt gave. ``token_times_s`` are monotonic times, one a token.
+
+    ``logprobs``, ``prompt_logprobs`` and ``embedding`` are empty where they were not asked for.
+    """
 
     token_ids: list[int] = field(default_factory=list)
     token_times_s: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    embedding: list[float] = field(default_factory=list)
+
+    def add(self, output: RequestOutput) -> None:
+        self.token_ids += output.token_ids
+        self.token_times_s += [time.monotonic()] * len(output.token_ids)
+        self.finish_reason = output.finish_reason
+        if output.extras is not None:
+            self.logprobs += output.extras.logprobs or []
+            self.prompt_logprobs += output.extras.prompt_logprobs or []
+            self.embedding += output.extras.embedding or []
 
 
 class LLM:
@@ -42,10 +58,7 @@ class LLM:
             completions[self._add(prompt, params)] = Completion()
         while self.engine.has_work:
             for output in self.engine.step():
-                completion = completions[output.request_id]
-                completion.token_ids += output.token_ids
-                completion.token_times_s += [time.monotonic()] * len(output.token_ids)
-                completion.finish_reason = output.finish_reason
+                completions[output.request_id].add(output)
         return list(completions.values())
 
     def close(self) -> None:

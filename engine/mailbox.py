@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 
-from qoq.engine.protocol import TokenOutput
+from qoq.engine.protocol import Extras, TokenOutput
 
 
 class Mailbox:
@@ -23,6 +25,7 @@ class Mailbox:
             waiting.token_ids += output.token_ids
             waiting.finish_reason = output.finish_reason
             waiting.time_s = output.time_s
+            waiting.extras = _merge(waiting.extras, output.extras)
         self._arrived.set()
 
     def fail(self, error: Exception) -> None:
@@ -41,3 +44,19 @@ class Mailbox:
             if self._error is not None:
                 raise self._error
             self._arrived.clear()
+
+
+async def outputs_in(mailbox: Mailbox) -> AsyncGenerator[TokenOutput, None]:
+    """Until one has a finish reason."""
+    while True:
+        output = await mailbox.get()
+        yield output
+        if output.finish_reason is not None:
+            return
+
+
+def _merge(first: Extras | None, second: Extras | None) -> Extras | None:
+    """Only log-probabilities come with every token."""
+    if first is None or second is None:
+        return first or second
+    return replace(first, logprobs=(first.logprobs or []) + (second.logprobs or []))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from qoq.engine.grammar import Grammars, Matcher
 from qoq.engine.layers.attention import StepTensors
 from qoq.engine.layers.linear import Activations
+from qoq.engine.logprobs import token_logprobs
 from qoq.engine.models.config import ModelConfig
 from qoq.engine.models.decoder import Decoder
+from qoq.engine.prompt_pass import PromptPass, take_rows
 from qoq.engine.sampler import SampleRow, sample
 from qoq.kernels.attention_plan import AttentionPlan, plan_attention
 from qoq.kernels.kv_cache import KvFormat, SlotMapping
-from qoq.scheduler.batch import Batch, ScheduledRequest
+from qoq.scheduler.batch import NO_TOKEN, Batch, Extras, NewRequest, ScheduledRequest, TokenLogprobs
 from qoq.scheduler.request import SamplingParams
 
 
@@ -24,30 +27,80 @@ class _RequestState:
     token_ids: list[int]
     num_prompt_tokens: int
     sampling: SamplingParams
+    matcher: Matcher | None
+    prompt_pass: PromptPass | None
     block_table: list[int] = field(default_factory=list)
+
+    def take(self, token_id: int) -> int:
+        """The token, or NO_TOKEN where the grammar cannot be followed any further."""
+        self.token_ids.append(token_id)
+        if self.matcher is None:
+            return token_id
+        self.matcher.advance([token_id])
+        return NO_TOKEN if self.matcher.has_failed else token_id
+
+    def take_extras(self, logprobs: TokenLogprobs | None) -> Extras | None:
+        """The new token's log-probabilities, and once what the prompt gave; None if neither."""
+        prompt_pass, self.prompt_pass = self.prompt_pass, None
+        if prompt_pass is None and logprobs is None:
+            return None
+        extras = Extras() if prompt_pass is None else prompt_pass.extras()
+        return replace(extras, logprobs=None if logprobs is None else [logprobs])
+
+
+@dataclass(frozen=True, slots=True)
+class _PromptRows:
+    """``rows`` of the step belong to a prompt's tokens from position ``start`` on."""
+
+    prompt_pass: PromptPass
+    rows: range
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One token for each scheduled request that samples, and what some asked for beside it."""
+
+    token_ids: list[int]
+    extras: dict[str, Extras]
 
 
 class ModelRunner:
     """Runs steps in the order given; a step may continue a request whose last token it sampled."""
 
     def __init__(
-        self, decoder: Decoder, config: ModelConfig, fmt: KvFormat, num_blocks: int
+        self,
+        decoder: Decoder,
+        config: ModelConfig,
+        fmt: KvFormat,
+        num_blocks: int,
+        grammars: Grammars,
     ) -> None:
         self._decoder = decoder
         self._config = config
         self._fmt = fmt
+        self.grammars = grammars
         self._caches = [fmt.allocate(num_blocks) for _ in decoder.layers]
         self._states: dict[str, _RequestState] = {}
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> list[int]:
+    def run(self, batch: Batch) -> StepResult:
         """The new token of each scheduled request that samples, in order."""
         self._update_states(batch)
         if not batch.scheduled:
-            return []
+            return StepResult([], {})
         step = self._step_tensors(batch.scheduled)
-        rows = torch.tensor(_sample_rows(batch), dtype=torch.int64)
-        return self._sample(batch, self._decoder.hidden_states(step, self._caches, rows))
+        sample_rows, prompt_rows = _sample_rows(batch), self._prompt_rows(batch)
+        rows = sample_rows + [row for part in prompt_rows for row in part.rows]
+        hidden = self._decoder.hidden_states(
+            step, self._caches, torch.tensor(rows, dtype=torch.int64)
+        )
+        first = len(sample_rows)
+        for part in prompt_rows:
+            stop = first + len(part.rows)
+            part.prompt_pass.add(take_rows(hidden, first, stop), part.start, self._decoder)
+            first = stop
+        return self._sample(batch, take_rows(hidden, 0, len(sample_rows)))
 
     @torch.inference_mode()
     def logits(self, batch: Batch, rows: Sequence[int]) -> Tensor:
@@ -64,10 +117,18 @@ class ModelRunner:
             self._states.pop(request_id, None)
         for item in batch.scheduled:
             if item.new is not None:
-                self._states[item.request_id] = _RequestState(
-                    list(item.new.token_ids), item.new.num_prompt_tokens, item.new.sampling
-                )
+                self._states[item.request_id] = self._new_state(item.new)
             self._states[item.request_id].block_table += item.new_block_ids
+
+    def _new_state(self, new: NewRequest) -> _RequestState:
+        grammar, output = new.sampling.grammar, new.token_ids[new.num_prompt_tokens :]
+        matcher = None if grammar is None else self.grammars.matcher(grammar, output)
+        # A request that resumes with output has delivered what its prompt gave.
+        is_wanted = new.sampling.needs_whole_prompt and not output
+        prompt_pass = PromptPass(new.token_ids, new.sampling) if is_wanted else None
+        return _RequestState(
+            list(new.token_ids), new.num_prompt_tokens, new.sampling, matcher, prompt_pass
+        )
 
     def _step_tensors(self, scheduled: list[ScheduledRequest]) -> StepTensors:
         states = [self._states[item.request_id] for item in scheduled]
@@ -101,15 +162,37 @@ class ModelRunner:
             window=window,
         )
 
-    def _sample(self, batch: Batch, hidden: Activations) -> list[int]:
-        states = [self._states[item.request_id] for item in batch.scheduled if item.samples]
-        if not states:
-            return []
-        rows = [SampleRow(s.sampling, s.token_ids, s.num_prompt_tokens) for s in states]
-        tokens = sample(self._decoder.logits(hidden), rows)
-        for state, token in zip(states, tokens, strict=True):
-            state.token_ids.append(token)
-        return tokens
+    def _prompt_rows(self, batch: Batch) -> list[_PromptRows]:
+        """Of each request that wants more of its prompt than KV: its prompt tokens in the step."""
+        parts, offset = [], 0
+        for item in batch.scheduled:
+            state = self._states[item.request_id]
+            if state.prompt_pass is not None and item.num_computed_tokens < state.num_prompt_tokens:
+                count = min(item.end, state.num_prompt_tokens) - item.num_computed_tokens
+                rows = range(offset, offset + count)
+                parts.append(_PromptRows(state.prompt_pass, rows, item.num_computed_tokens))
+            offset += item.num_scheduled_tokens
+        return parts
+
+    def _sample(self, batch: Batch, hidden: Activations) -> StepResult:
+        ids = [item.request_id for item in batch.scheduled if item.samples]
+        if not ids:
+            return StepResult([], {})
+        states = [self._states[request_id] for request_id in ids]
+        rows = [SampleRow(s.sampling, s.token_ids, s.num_prompt_tokens, s.matcher) for s in states]
+        logits = self._decoder.logits(hidden)
+        scored = [place for place, row in enumerate(rows) if row.sampling.logprobs is not None]
+        unchanged = logits[scored]
+        tokens = sample(logits, rows)
+        num_top = [rows[place].sampling.logprobs or 0 for place in scored]
+        logprobs = token_logprobs(unchanged, [tokens[place] for place in scored], num_top)
+        own = dict(zip((ids[place] for place in scored), logprobs, strict=True))
+        extras = {
+            request_id: self._states[request_id].take_extras(own.get(request_id))
+            for request_id in ids
+        }
+        taken = [state.take(token) for state, token in zip(states, tokens, strict=True)]
+        return StepResult(taken, {key: value for key, value in extras.items() if value is not None})
 
 
 def _sample_rows(batch: Batch) -> list[int]:

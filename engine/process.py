@@ -12,6 +12,7 @@ import queue
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -55,7 +56,7 @@ def run_process(config: EngineConfig, inbox_address: str, outbox_address: str) -
         outbox.close(Failed(str(error), is_setup=True))
         return
     inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(inbox_address, inbox), daemon=True).start()
+    threading.Thread(target=_receive, args=(inbox_address, inbox, engine), daemon=True).start()
     outbox.put(Ready(info))
     try:
         _Loop(engine, inbox, outbox).run()
@@ -143,12 +144,17 @@ class _Outbox:
                     os._exit(1)  # orphaned: nobody reads what would be computed
 
 
-def _receive(address: str, inbox: queue.SimpleQueue[ToEngine]) -> None:
+def _receive(address: str, inbox: queue.SimpleQueue[ToEngine], engine: Engine) -> None:
+    """Also compiles grammars, so that the step loop, which does so again, finds them compiled."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
     socket.connect(address)
     decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
     while True:
-        inbox.put(decoder.decode(socket.recv()))
+        message = decoder.decode(socket.recv())
+        if isinstance(message, Add):
+            with suppress(ValueError):  # the step loop gets it too, and answers
+                engine.prepare(message.request.sampling)
+        inbox.put(message)
 
 
 def _request(request: GenerateRequest) -> Request:
@@ -158,6 +164,7 @@ def _request(request: GenerateRequest) -> Request:
         sampling=request.sampling,
         priority=request.priority,
         arrival_s=request.arrival_s,
+        cache_salt=request.cache_salt,
     )
 
 
@@ -170,4 +177,5 @@ def _step_outputs(outputs: list[RequestOutput], stats: EngineStats) -> StepOutpu
         finish_reasons=[output.finish_reason for output in outputs],
         scheduled_s=[output.scheduled_s for output in outputs],
         num_cached_tokens=[output.num_cached_tokens for output in outputs],
+        extras={i: output.extras for i, output in enumerate(outputs) if output.extras},
     )

@@ -11,9 +11,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
+from typing import Protocol
 
 from qoq.engine.config import EngineConfig
-from qoq.engine.mailbox import Mailbox
+from qoq.engine.mailbox import Mailbox, outputs_in
 from qoq.engine.messages import (
     Abort,
     Add,
@@ -43,6 +44,14 @@ MAX_FAILURES = 3
 FAILURE_WINDOW_S = 300.0
 
 
+class Sink(Protocol):
+    """Where one request's outputs go: a mailbox, or on to another process."""
+
+    def put(self, output: TokenOutput) -> None: ...
+
+    def fail(self, error: Exception) -> None: ...
+
+
 class EngineStartError(RuntimeError):
     """The engine could not come up; the message is one sentence for the user."""
 
@@ -54,7 +63,7 @@ class ProcessClient:
         self._config = config
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
-        self._mailboxes: dict[str, Mailbox] = {}
+        self._sinks: dict[str, Sink] = {}
         self._worker: Worker | None = None
         self._cause: str | None = "loading"
         self._failures: list[float] = []
@@ -86,21 +95,28 @@ class ProcessClient:
             EngineDeadError: the engine is not up, or fails while the request waits or runs.
             ValueError: the engine refuses the request, or its id is in use.
         """
-        if request.request_id in self._mailboxes:
+        mailbox = Mailbox()
+        try:
+            await self.submit(request, mailbox)
+            async for output in outputs_in(mailbox):
+                yield output
+        finally:
+            if self._sinks.get(request.request_id) is mailbox:
+                await self.forget(request.request_id)
+
+    async def submit(self, request: GenerateRequest, sink: Sink) -> None:
+        """Start a request whose outputs go to ``sink``. Raises as ``generate`` does."""
+        if request.request_id in self._sinks:
             raise ValueError(f"request_id {request.request_id!r} is in use; choose another")
         if self._cause is not None or self._worker is None:
             raise EngineDeadError(f"the engine is not available: {self._cause}")
-        mailbox = self._mailboxes[request.request_id] = Mailbox()
-        try:
-            await self._worker.send(Add(request))
-            while True:
-                output = await mailbox.get()
-                yield output
-                if output.finish_reason is not None:
-                    return
-        finally:
-            if self._mailboxes.pop(request.request_id, None) is not None:
-                await self.abort(request.request_id)
+        self._sinks[request.request_id] = sink
+        await self._worker.send(Add(request))
+
+    async def forget(self, request_id: str) -> None:
+        """Abort a request, nothing more of which goes to its sink."""
+        if self._sinks.pop(request_id, None) is not None:
+            await self.abort(request_id)
 
     async def abort(self, request_id: str) -> None:
         """End the request in the engine; nothing happens where there is none of that id."""
@@ -185,23 +201,23 @@ class ProcessClient:
 
     def _deliver(self, message: FromEngine) -> None:
         if isinstance(message, Rejected):
-            if mailbox := self._mailboxes.pop(message.request_id, None):
-                mailbox.fail(ValueError(message.message))
+            if sink := self._sinks.pop(message.request_id, None):
+                sink.fail(ValueError(message.message))
         elif isinstance(message, StepOutputs):
             self._stats = message.stats
-            for output in _token_outputs(message):
-                if mailbox := self._mailboxes.get(output.request_id):
-                    mailbox.put(output)
+            for output in token_outputs(message):
+                if sink := self._sinks.get(output.request_id):
+                    sink.put(output)
                     if output.finish_reason is not None:
-                        del self._mailboxes[output.request_id]
+                        del self._sinks[output.request_id]
 
     def _fail_all(self, cause: str) -> None:
-        mailboxes, self._mailboxes = self._mailboxes, {}
-        for mailbox in mailboxes.values():
-            mailbox.fail(EngineDeadError(f"the engine failed: {cause}"))
+        sinks, self._sinks = self._sinks, {}
+        for sink in sinks.values():
+            sink.fail(EngineDeadError(f"the engine failed: {cause}"))
 
 
-def _token_outputs(message: StepOutputs) -> list[TokenOutput]:
+def token_outputs(message: StepOutputs) -> list[TokenOutput]:
     return [
         TokenOutput(
             request_id=request_id,
@@ -210,8 +226,10 @@ def _token_outputs(message: StepOutputs) -> list[TokenOutput]:
             time_s=message.time_s,
             scheduled_s=scheduled_s,
             num_cached_tokens=num_cached_tokens,
+            extras=message.extras.get(place),
         )
-        for request_id, token, finish_reason, scheduled_s, num_cached_tokens in zip(
+        for place, request_id, token, finish_reason, scheduled_s, num_cached_tokens in zip(
+            range(len(message.request_ids)),
             message.request_ids,
             message.token_ids,
             message.finish_reasons,

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from qoq.scheduler.request import FinishReason, SamplingParams
+from qoq.scheduler.batch import Extras, TokenLogprobs
+from qoq.scheduler.request import FinishReason, Pooling, SamplingParams
 from qoq.scheduler.stats import SchedulerStats as EngineStats
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "EngineHealth",
     "EngineInfo",
     "EngineStats",
+    "Extras",
     "FinishReason",
     "GenerateRequest",
+    "Pooling",
     "SamplingParams",
+    "TokenLogprobs",
     "TokenOutput",
 ]
 
@@ -38,6 +42,7 @@ class GenerateRequest:
     sampling: SamplingParams
     priority: int = 0
     arrival_s: float = 0.0
+    cache_salt: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +60,7 @@ class TokenOutput:
     time_s: float = 0.0
     scheduled_s: float | None = None
     num_cached_tokens: int = 0
+    extras: Extras | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

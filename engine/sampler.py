@@ -1,4 +1,4 @@
-"""Logits to token ids: penalties, temperature, top-k, top-p, min-p, and one draw a row.
+"""Logits to token ids: penalties, bias, masks, temperature, top-k, top-p, min-p, one draw a row.
 
 Every row is computed by itself or by row-wise operations, so a token does not depend on which other
 rows are sampled with it. The draw inverts the cumulative distribution in vocabulary order at a
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qoq.engine.grammar import Matcher
+from qoq.engine.grammar_mask import mask_by_grammar
+from qoq.engine.logit_rules import apply_rules
 from qoq.engine.random_uniform import uniform
 from qoq.scheduler.request import SamplingParams
 
@@ -24,12 +27,15 @@ class SampleRow:
     sampling: SamplingParams
     token_ids: Sequence[int]
     num_prompt_tokens: int
+    matcher: Matcher | None = None
 
 
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
     """One token id for each row of fp32 ``logits`` ``[R, V]``, which is overwritten."""
     for index, row in enumerate(rows):
         _penalize(logits[index], row)
+        apply_rules(logits[index], row.sampling, row.token_ids[row.num_prompt_tokens :])
+    mask_by_grammar(logits, [row.matcher for row in rows])
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
     if drawn:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from qoq.scheduler.request import FinishReason, SamplingParams
 
+# In the place of a sampled token: the request cannot go on.
+NO_TOKEN = -1
+
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
@@ -67,6 +70,34 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural log-probabilities at one position: of its token, and of the likeliest ``top_ids``.
+
+    ``rank`` counts from 1, the likeliest. They are the model's own: of the logits before
+    penalties, bias, masks and temperature.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What a request asked for beside its tokens; a field that was not asked for is None.
+
+    ``prompt_logprobs`` (of every prompt token but the first) and the ``embedding`` come with the
+    first token.
+    """
+
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    embedding: list[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOutput:
     """What one step did for one request: at most one token, and the end if it ended.
 
@@ -79,3 +110,4 @@ class RequestOutput:
     finish_reason: FinishReason | None
     scheduled_s: float | None
     num_cached_tokens: int
+    extras: Extras | None = None

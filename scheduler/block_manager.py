@@ -48,8 +48,12 @@ class BlockManager:
         return -(-num_tokens // self._block_size)
 
     def find_prefix(self, request: Request) -> list[int]:
-        """Blocks that hold the request's first tokens already, never all of its tokens."""
-        return self._cache.find(request) if self._is_caching else []
+        """Blocks that hold the request's first tokens already, never all of its tokens.
+
+        None where every prompt token must be computed, for more than its KV.
+        """
+        is_sharing = self._is_caching and not request.sampling.needs_whole_prompt
+        return self._cache.find(request) if is_sharing else []
 
     def can_admit(self, request: Request, prefix: list[int], num_reserved: int) -> bool:
         """Whether all known tokens fit beside the cached prefix and leave ``num_reserved`` free."""

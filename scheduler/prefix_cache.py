@@ -11,7 +11,6 @@ from hashlib import blake2b
 
 from qoq.scheduler.request import Request
 
-# Parent of every first block. A salt that keeps tenants apart would be hashed into it.
 _ROOT = bytes(32)
 
 
@@ -22,6 +21,13 @@ def hash_block(parent: bytes, token_ids: list[int]) -> bytes:
     """
     packed = struct.pack(f"<{len(token_ids)}i", *token_ids)
     return blake2b(parent + packed, digest_size=32).digest()
+
+
+def root_of(cache_salt: str | None) -> bytes:
+    """Parent of a first block, which a salt makes one that no other salt's blocks descend from."""
+    if cache_salt is None:
+        return _ROOT
+    return blake2b(cache_salt.encode(), digest_size=32, person=b"qoq cache salt").digest()
 
 
 class PrefixCache:
@@ -82,4 +88,5 @@ class PrefixCache:
         hashes, size = request.block_hashes, self._block_size
         for index in range(len(hashes), num_blocks):
             token_ids = request.slice_token_ids(index * size, (index + 1) * size)
-            hashes.append(hash_block(hashes[-1] if hashes else _ROOT, token_ids))
+            parent = hashes[-1] if hashes else root_of(request.cache_salt)
+            hashes.append(hash_block(parent, token_ids))

@@ -14,6 +14,13 @@ class FinishReason(StrEnum):
     ABORT = "abort"
 
 
+class Pooling(StrEnum):
+    """How the hidden states of a prompt become one vector."""
+
+    MEAN = "mean"
+    LAST = "last"
+
+
 class RequestStatus(Enum):
     WAITING = "waiting"
     RUNNING = "running"
@@ -27,7 +34,12 @@ class SamplingParams:
 
     ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
     ``seed`` and the position of a token alone decide its random number. ``stop_token_ids``
-    holds the end-of-sequence ids too, unless the client asked to ignore them.
+    holds the end-of-sequence ids too, unless the client asked to ignore them; none of them is
+    sampled among the first ``min_tokens``. ``logit_bias`` holds (token id, what is added).
+    ``allowed_token_ids`` None allows all; each of ``bad_token_ids`` is a run of tokens that shall
+    not be completed. ``logprobs`` and ``prompt_logprobs`` ask for the log-probability of each
+    token and of so many likeliest ones beside it; None asks for nothing.
+    The output follows ``grammar``, where there is one (see ``qoq.engine.grammar``).
     """
 
     max_tokens: int
@@ -40,6 +52,19 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     seed: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_token_ids: tuple[tuple[int, ...], ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    pooling: Pooling | None = None
+    grammar: str | None = None
+
+    @property
+    def needs_whole_prompt(self) -> bool:
+        """Whether what is asked for comes from every prompt token's hidden state."""
+        return self.prompt_logprobs is not None or self.pooling is not None
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -50,6 +75,7 @@ class Request:
     flight are done. ``num_in_flight`` counts sampled tokens that are not known on the host yet.
     ``block_hashes`` chains over the full blocks of the known tokens, as far as it was needed.
     ``num_cached_tokens`` is what the prefix cache spared of the prompt at the first admission.
+    ``cache_salt`` keeps requests apart: only those of an equal one share cached blocks.
     ``arrival_order`` is given by the scheduler and decides between equal arrival times.
     """
 
@@ -58,6 +84,7 @@ class Request:
     sampling: SamplingParams
     priority: int = 0
     arrival_s: float = 0.0
+    cache_salt: str | None = None
 
     status: RequestStatus = RequestStatus.WAITING
     finish_reason: FinishReason | None = None

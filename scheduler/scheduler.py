@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from qoq.scheduler.batch import Batch, RequestOutput
+from qoq.scheduler.batch import NO_TOKEN, Batch, RequestOutput
 from qoq.scheduler.block_manager import BlockManager
 from qoq.scheduler.config import SchedulerConfig
 from qoq.scheduler.limits import check_fits
@@ -118,6 +118,8 @@ class Scheduler:
     def update(self, batch: Batch, token_ids: list[int]) -> list[RequestOutput]:
         """Take the sampled tokens, one for each item of the batch that ``samples``, in order.
 
+        A request that has NO_TOKEN in the place of one is ended.
+
         Returns what became of the requests since the last call, aborted ones included.
         """
         if batch.scheduled:
@@ -204,6 +206,9 @@ class Scheduler:
         for entry in step.entries:
             token_id = next(sampled) if entry.scheduled.samples else None
             if entry.request.is_finished:
+                continue
+            if token_id == NO_TOKEN:
+                self._finish(entry.request, FinishReason.ABORT, token_ids=[])
                 continue
             if token_id is not None:
                 entry.request.output_token_ids.append(token_id)

@@ -1,29 +1,47 @@
-"""The JSON of an answer: whole, or as the chunks of a stream.
-
-The models document the format and are checked against in tests. The builders make plain
-dictionaries, because a chunk is made for every token.
-"""
+"""The JSON of every answer, as models: the document of the API, checked against in tests."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from pydantic import BaseModel
 
-Json = dict[str, Any]
+
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
 
 
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class PromptLogprob(BaseModel):
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+
+
+class CompletionLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
 
 
 class CompletionChoice(BaseModel):
     index: int
     text: str
-    logprobs: None
+    logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"]
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class Completion(BaseModel):
@@ -35,17 +53,46 @@ class Completion(BaseModel):
     usage: Usage
 
 
+class CalledFunction(BaseModel):
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantMessage(BaseModel):
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    refusal: None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class TopLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[TokenLogprob]
     refusal: None
 
 
 class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
-    logprobs: None
-    finish_reason: Literal["stop", "length"]
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    token_ids: list[int] | None = None
 
 
 class ChatCompletion(BaseModel):
@@ -55,6 +102,8 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class Model(BaseModel):
@@ -74,6 +123,39 @@ class Tokens(BaseModel):
     count: int
     max_model_len: int
     tokens: list[int]
+
+
+class Embedding(BaseModel):
+    """``embedding`` is base64 of little-endian float32 where that was asked for."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
+
+
+class TokenizerInfo(BaseModel):
+    special_tokens: dict[str, str]
+    bos_token_id: int | None
+    eos_token_ids: list[int]
+    vocab_size: int
+    max_model_len: int
+    chat_template: str | None
+
+
+class ServerLoad(BaseModel):
+    server_load: int
 
 
 class DetokenizedPrompt(BaseModel):
@@ -97,74 +179,3 @@ class Error(BaseModel):
 
 class ErrorBody(BaseModel):
     error: Error
-
-
-class AnswerBuilder(Protocol):
-    """How one endpoint spells an answer."""
-
-    def opening(self, index: int) -> Json | None:
-        """The chunk before a choice's first text, if there is one."""
-
-    def delta(self, index: int, text: str) -> Json: ...
-
-    def final(self, index: int, finish_reason: str) -> Json: ...
-
-    def usage(self, usage: Json) -> Json: ...
-
-    def whole(self, texts: list[str], finish_reasons: list[str], usage: Json) -> Json: ...
-
-
-class CompletionBuilder:
-    def __init__(self, head: Json) -> None:
-        self._head = head | {"object": "text_completion"}
-
-    def opening(self, index: int) -> None:
-        return None
-
-    def delta(self, index: int, text: str) -> Json:
-        return {**self._head, "choices": [_choice(index, None, text=text)]}
-
-    def final(self, index: int, finish_reason: str) -> Json:
-        return {**self._head, "choices": [_choice(index, finish_reason, text="")]}
-
-    def usage(self, usage: Json) -> Json:
-        return {**self._head, "choices": [], "usage": usage}
-
-    def whole(self, texts: list[str], finish_reasons: list[str], usage: Json) -> Json:
-        choices = [
-            _choice(index, reason, text=text)
-            for index, (text, reason) in enumerate(zip(texts, finish_reasons, strict=True))
-        ]
-        return {**self._head, "choices": choices, "usage": usage}
-
-
-class ChatBuilder:
-    def __init__(self, head: Json) -> None:
-        self._head = head | {"object": "chat.completion"}
-        self._chunk_head = head | {"object": "chat.completion.chunk"}
-
-    def opening(self, index: int) -> Json:
-        return self._chunk(_choice(index, None, delta={"role": "assistant", "content": ""}))
-
-    def delta(self, index: int, text: str) -> Json:
-        return self._chunk(_choice(index, None, delta={"content": text}))
-
-    def final(self, index: int, finish_reason: str) -> Json:
-        return self._chunk(_choice(index, finish_reason, delta={}))
-
-    def usage(self, usage: Json) -> Json:
-        return {**self._chunk_head, "choices": [], "usage": usage}
-
-    def whole(self, texts: list[str], finish_reasons: list[str], usage: Json) -> Json:
-        choices = [
-            _choice(index, reason, message={"role": "assistant", "content": text, "refusal": None})
-            for index, (text, reason) in enumerate(zip(texts, finish_reasons, strict=True))
-        ]
-        return {**self._head, "choices": choices, "usage": usage}
-
-    def _chunk(self, choice: Json) -> Json:
-        return {**self._chunk_head, "choices": [choice]}
-
-
-def _choice(index: int, finish_reason: str | None, **content: object) -> Json:
-    return {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}

@@ -13,19 +13,19 @@ from qoq.server.auth import ApiKeyMiddleware
 from qoq.server.body_limit import BodyLimitMiddleware
 from qoq.server.config import ServerConfig
 from qoq.server.endpoints import Endpoints
+from qoq.server.json_body import JsonBodyMiddleware
+from qoq.server.load import Load, LoadMiddleware
+from qoq.server.openapi import EVENT_STREAM, TEXT, App, responses
 from qoq.server.request_id import RequestIdMiddleware
+from qoq.server.responses.answer import DeletedResponse, ModelResponse
 from qoq.server.tokenizer import Tokenizer
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": answer.ErrorBody, "description": "The request is at fault."},
-    "5XX": {"model": answer.ErrorBody, "description": "The server is at fault, or not ready."},
-}
-_TEXT = {"schema": {"type": "string"}}
+_RESPONSE = "/v1/responses/{response_id}"
 
 
 def build_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:
     """Serves ``engine``, which may still be loading. Raises TokenizerError for a bad template."""
-    app = FastAPI(
+    app = App(
         title="qoq",
         version=importlib.metadata.version("qoq"),
         docs_url=None,
@@ -34,9 +34,12 @@ def build_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig) 
         strict_content_type=False,
     )
     errors.install(app)
-    _add_routes(app, Endpoints(engine, tokenizer, config))
+    load = Load(config.max_requests)
+    _add_routes(app, Endpoints(engine, tokenizer, config, load))
     # The last added is the outermost.
+    app.add_middleware(JsonBodyMiddleware)
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(LoadMiddleware, load=load)
     if config.api_keys:
         app.add_middleware(ApiKeyMiddleware, api_keys=config.api_keys)
     app.add_middleware(RequestIdMiddleware)
@@ -45,21 +48,26 @@ def build_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig) 
 
 def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
     def add(method: str, path: str, endpoint: Any, **success: Any) -> None:
-        responses = {200: {"description": "Success", **success}, **_REFUSALS}
-        app.add_api_route(
-            path, endpoint, methods=[method], response_model=None, responses=responses
-        )
+        declared = responses(**success)
+        app.add_api_route(path, endpoint, methods=[method], response_model=None, responses=declared)
 
     def add_generation(path: str, endpoint: Any, model: type) -> None:
-        add("POST", path, endpoint, model=model, content={"text/event-stream": _TEXT})
+        add("POST", path, endpoint, model=model, content=EVENT_STREAM)
 
     add_generation("/v1/chat/completions", endpoints.chat, answer.ChatCompletion)
     add_generation("/v1/completions", endpoints.complete, answer.Completion)
+    add_generation("/v1/responses", endpoints.responses.create, ModelResponse)
+    add("GET", _RESPONSE, endpoints.responses.retrieve, model=ModelResponse)
+    add("DELETE", _RESPONSE, endpoints.responses.delete, model=DeletedResponse)
+    add("POST", f"{_RESPONSE}/cancel", endpoints.responses.cancel, model=ModelResponse)
+    add("POST", "/v1/embeddings", endpoints.embeddings.create, model=answer.EmbeddingList)
     add("GET", "/v1/models", endpoints.list_models, model=answer.ModelList)
     add("GET", "/v1/models/{model_id:path}", endpoints.get_model, model=answer.Model)
     add("POST", "/tokenize", endpoints.tokenize, model=answer.Tokens)
     add("POST", "/detokenize", endpoints.detokenize, model=answer.DetokenizedPrompt)
+    add("GET", "/tokenizer_info", endpoints.tokenizer_info, model=answer.TokenizerInfo)
+    add("GET", "/load", endpoints.load, model=answer.ServerLoad)
     add("GET", "/health", endpoints.health, model=answer.Status)
     add("GET", "/ready", endpoints.ready, model=answer.Status)
     add("GET", "/version", endpoints.version, model=answer.Version)
-    add("GET", "/metrics", endpoints.metrics, content={"text/plain": _TEXT})
+    add("GET", "/metrics", endpoints.metrics, content={"text/plain": TEXT})

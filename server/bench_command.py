@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, help=f"[{DEFAULT_MODEL}]")
     parser.add_argument("--precision", default="w4a8kv4", help="[w4a8kv4]")
+    parser.add_argument("--recipe", help="of quantization on first use, as for `qoq quantize`")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16], help="[1 4 16]")
     parser.add_argument("--prompt-len", type=int, default=32, help="tokens [32]")
     parser.add_argument("--output-len", type=int, default=64, help="tokens [64]")
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             resolve_model(
                 args.model,
                 precision=precision,
-                group_size=128,
+                recipe=args.recipe,
                 cache_dir=default_cache_dir(),
                 progress=True,
             )

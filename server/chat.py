@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import jinja2
@@ -14,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from qoq.server.errors import ApiError
 from qoq.server.protocol import ChatMessage
 from qoq.server.tokenizer import Tokenizer, TokenizerError
+from qoq.server.tools.wire import FunctionTool
 
 # What a template may raise when messages do not fit it, besides its own raise_exception.
 _TEMPLATE_FAILURES = (
@@ -27,6 +29,9 @@ _TEMPLATE_FAILURES = (
 )
 
 
+_PASSED_ON = {"name", "tool_calls", "tool_call_id", "reasoning_content"}
+
+
 class ChatTemplate:
     """Compiled once. Its output holds every special token, so encode it without adding any."""
 
@@ -37,8 +42,18 @@ class ChatTemplate:
         if tokenizer.chat_template is not None:
             self._template = _compile(tokenizer.chat_template)
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
-        """Raises ApiError (400) where there is no template or the messages do not fit it."""
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[FunctionTool] = (),
+        extras: Mapping[str, Any] = MappingProxyType({}),
+    ) -> str:
+        """``extras`` are variables of the template itself, like Qwen3's ``enable_thinking``.
+
+        Raises ApiError (400) where there is no template or the messages do not fit it.
+        """
         if self._template is None:
             raise ApiError(
                 "This model has no chat template; use /v1/completions.",
@@ -47,9 +62,13 @@ class ChatTemplate:
             )
         try:
             return self._template.render(
-                messages=[_as_template_input(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                **self._named_tokens,
+                {
+                    **extras,
+                    **self._named_tokens,
+                    "messages": [_as_template_input(message) for message in messages],
+                    "tools": [tool.model_dump(exclude_unset=True) for tool in tools] or None,
+                    "add_generation_prompt": add_generation_prompt,
+                }
             )
         except _TEMPLATE_FAILURES as error:
             raise ApiError(
@@ -76,11 +95,23 @@ def _compile(source: str) -> jinja2.Template:
 
 def _as_template_input(message: ChatMessage) -> dict[str, Any]:
     """Templates know no ``developer`` role and, most of them, no list of parts."""
-    content = message.content
+    content = message.content or ""
     if not isinstance(content, str):
         content = "\n".join(part.text for part in content)
     role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": content} | ({"name": message.name} if message.name else {})
+    dumped = message.model_dump(include=_PASSED_ON)
+    fields = {key: value for key, value in dumped.items() if value}
+    for call in fields.get("tool_calls", ()):
+        call["function"]["arguments"] = _parsed(call["function"]["arguments"])
+    return {"role": role, "content": content, **fields}
+
+
+def _parsed(arguments: str) -> Any:
+    """Templates expect an object; what is none stays the text that it is."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
 
 
 def _to_json(value: object, indent: int | None = None, **options: Any) -> str:

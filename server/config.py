@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from qoq.engine.config import EngineConfig
+from qoq.engine.protocol import Pooling
 from qoq.server.options import ConfigError, Option, options_of
 
 __all__ = ["ConfigError", "ServerConfig", "add_arguments"]
@@ -19,13 +20,14 @@ __all__ = ["ConfigError", "ServerConfig", "add_arguments"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """``served_model_name`` None is the model folder's name. Without ``api_keys`` all may call."""
+    """``served_model_names`` default to the model folder's. Without ``api_keys`` all may call."""
 
     engine: EngineConfig
     host: str = field(default="127.0.0.1", metadata={"help": "address to listen on"})
     port: int = field(default=8000, metadata={"help": "port to listen on, 0 for any free one"})
-    served_model_name: str | None = field(
-        default=None, metadata={"help": "name of the model in the API"}
+    served_model_names: tuple[str, ...] = field(
+        default=(),
+        metadata={"flag": "served_model_name", "help": "name of the model in the API; repeatable"},
     )
     api_keys: tuple[str, ...] = field(
         default=(),
@@ -38,10 +40,27 @@ class ServerConfig:
     max_body_bytes: int = field(
         default=16 * 1024**2, metadata={"help": "largest request body, like 16MiB"}
     )
+    api_workers: int = field(default=1, metadata={"help": "processes that answer HTTP"})
+    max_requests: int = field(
+        default=4096,
+        metadata={"help": "requests that a process answers at a time; more get a 429"},
+    )
+    keep_alive_s: float = field(
+        default=15.0,
+        metadata={"help": "silence of a stream after which a comment is sent, 0 for never"},
+    )
+    pooling: Pooling = field(
+        default=Pooling.MEAN, metadata={"help": "of embeddings: mean or last (token)"}
+    )
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """All that clients may use; the first is the one in logs and metrics."""
+        return self.served_model_names or (self.engine.model.name,)
 
     @property
     def model_name(self) -> str:
-        return self.served_model_name or self.engine.model.name
+        return self.model_names[0]
 
     @classmethod
     def load(cls, args: argparse.Namespace, environ: Mapping[str, str]) -> ServerConfig:
@@ -58,6 +77,9 @@ class ServerConfig:
             server["api_keys"] += _read_api_keys(server["api_key_file"])
         if not all(server["api_keys"]):
             raise ConfigError("--api-key: a key is empty.")
+        for name, flag in (("max_requests", "--max-requests"), ("api_workers", "--api-workers")):
+            if server[name] < 1:
+                raise ConfigError(f"{flag}: {server[name]} is not at least 1.")
         model = Path(getattr(args, "model", None) or "")
         return cls(engine=EngineConfig(model=model, **engine), **server)
 

@@ -46,11 +46,12 @@ class StopStrings:
     """Passes text on until a stop string is complete, and holds back what could begin one.
 
     The stop string that is complete first wins; of two that end together, the longer. So the
-    result does not depend on how the text was cut into pieces.
+    result does not depend on how the text was cut into pieces. ``includes_stop`` shows it too.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, includes_stop: bool = False) -> None:
         self._stops = tuple(stops)
+        self._includes_stop = includes_stop
         prefixes = {stop[:length] for stop in stops for length in range(1, len(stop))}
         self._prefixes = tuple(sorted(prefixes, key=len, reverse=True))
         self._held = ""
@@ -61,7 +62,8 @@ class StopStrings:
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)[1]], True
+            end, start = min(found)
+            return text[: end if self._includes_stop else start], True
         shown = len(text) - self._num_held(text)
         self._held = text[shown:]
         return text[:shown], False

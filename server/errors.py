@@ -20,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from qoq.engine.protocol import EngineDeadError
 
@@ -42,12 +43,19 @@ class ApiError(Exception):
         self.status, self.param, self.code = status, param, code
         self.headers = dict(headers or {})
 
+    @property
+    def _may_pass(self) -> bool:
+        """Whether the same request may succeed later. Official clients retry what is not denied."""
+        return self.status in (409, 429) or self.status > 500
+
     def body(self) -> dict[str, Any]:
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
     def response(self) -> Response:
+        if not self._may_pass:
+            self.headers.setdefault("x-should-retry", "false")
         # ASCII, because a message may quote half a surrogate pair from the request.
         content = json.dumps(self.body())
         return Response(content, self.status, self.headers, media_type="application/json")
@@ -101,7 +109,17 @@ def _from_framework(error: StarletteHTTPException, request: Request | None) -> A
         405: (f"This URL does not take the method: {called}.", "method_not_supported"),
         413: (error.detail, "body_too_large"),
     }.get(error.status_code, (error.detail, None))
-    return ApiError(message, status=error.status_code, code=code, headers=error.headers)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if request and error.status_code == 405:
+        headers["allow"] = _allowed_methods(request)
+    return ApiError(message, status=error.status_code, code=code, headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Of all routes with the URL's path; the framework names those of the first."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
 
 # Pydantic's error type -> OpenAI's code, tried in order.
@@ -131,14 +149,16 @@ def _from_validation(error: RequestValidationError) -> ApiError:
         param = None
     if kind == "missing" and param is None:
         message = "The request has no JSON body."
-    return ApiError(message, param=param, code=_code(kind, first.get("input")))
+    return ApiError(message, param=param, code=_code(kind, first.get("ctx", {})))
 
 
-def _code(kind: str, value: object) -> str:
+def _code(kind: str, context: Mapping[str, object]) -> str:
+    """A field of decimals complains of decimals, also where it was given an integer."""
     bound = {"greater_than": "below_min_value", "less_than": "above_max_value"}
     for prefix, code in bound.items():
         if kind.startswith(prefix):
-            return f"{'integer' if isinstance(value, int) else 'decimal'}_{code}"
+            is_integer = all(isinstance(limit, int) for limit in context.values())
+            return f"{'integer' if is_integer else 'decimal'}_{code}"
     return next((code for pattern, code in _CODES if re.fullmatch(pattern, kind)), "invalid_value")
 
 
@@ -148,7 +168,7 @@ def _path(loc: Sequence[int | str]) -> str | None:
     for step in loc[1:]:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif not step.startswith("<"):  # the name of a union's member, not of a field
+        elif not step.startswith(("<", "[")):  # names a union's member or a key, not a field
             path += f".{step[:64]}" if path else step[:64]
     return path or None
 

@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_plain_validator_function
 
 MAX_INT32 = 2**31 - 1
+MAX_LISTED = 1024
 _MAX_PROMPTS = 2048
 _MAX_STOPS = 16
 
@@ -79,6 +80,11 @@ Text = Annotated[str, Field(strict=True), AfterValidator(_check_unicode)]
 TokenId = Annotated[Int, Field(ge=0, le=MAX_INT32)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
+LogitBias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^\d{1,10}$")], Annotated[Float, Field(ge=-100, le=100)]],
+    Field(max_length=MAX_LISTED),
+]
+
 Prompt = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[list[Text], Field(max_length=_MAX_PROMPTS), Tag("<texts>")]
@@ -86,12 +92,12 @@ Prompt = Annotated[
     | Annotated[list[TokenIds], Field(max_length=_MAX_PROMPTS), Tag("<token_lists>")],
     union("a string, a list of strings, a list of token ids or a list of such lists"),
 ]
-StopString = Annotated[
+ShortText = Annotated[
     str, Field(strict=True, min_length=1, max_length=256), AfterValidator(_check_unicode)
 ]
 Stop = Annotated[
-    Annotated[StopString, Tag("<text>")]
-    | Annotated[list[StopString], Field(max_length=_MAX_STOPS), Tag("<texts>")]
-    | Annotated[list[StopString], Tag("<tokens>")],  # an empty list, or a mistake
+    Annotated[ShortText, Tag("<text>")]
+    | Annotated[list[ShortText], Field(max_length=_MAX_STOPS), Tag("<texts>")]
+    | Annotated[list[ShortText], Tag("<tokens>")],  # an empty list, or a mistake
     union("a string or a list of strings"),
 ]

@@ -27,7 +27,7 @@ class Limits:
             max_model_len=info.max_model_len, vocab_size=info.vocab_size, max_num_seqs=max_num_seqs
         )
 
-    def check_num_choices(self, n: int, num_prompts: int) -> None:
+    def check_num_choices(self, n: int, num_prompts: int, param: str = "prompt") -> None:
         if n > self.max_num_seqs:
             raise ApiError(
                 f"Invalid 'n': this server runs {self.max_num_seqs} sequences at once, got {n}.",
@@ -37,9 +37,9 @@ class Limits:
         asked, allowed = n * num_prompts, _CHOICES_PER_SEQ * self.max_num_seqs
         if asked > allowed:
             raise ApiError(
-                f"Invalid 'prompt': {num_prompts} prompts x n = {n} is {asked} choices, more than "
+                f"Invalid '{param}': {num_prompts} prompts x n = {n} is {asked} choices, more than "
                 f"the {allowed} that one request may ask for.",
-                param="prompt",
+                param=param,
                 code="array_above_max_length",
             )
 

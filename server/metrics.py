@@ -6,6 +6,7 @@ to its last token, whatever number of tokens came in one output.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from qoq.engine.protocol import EngineClient, GenerateRequest, TokenOutput
 from qoq.server.engine_collector import ENGINE, LABELS, EngineCollector
@@ -64,19 +66,29 @@ class Metrics:
         self.max_generation = self._histogram("request_max_num_generation_tokens", COUNT_BUCKETS)
         self.params_n = self._histogram("request_params_n", N_BUCKETS)
         self.params_max_tokens = self._histogram("request_params_max_tokens", COUNT_BUCKETS)
-        self.registry.register(EngineCollector(engine, self._labels))
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self.registry)
+        self._scraped = self._scraped_registry(EngineCollector(engine, self._labels))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The page, and its content type, in the format that the scraper accepts."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return encode(self._scraped), content_type
 
     def record_prompt(self, num_tokens: Sequence[int]) -> None:
         """One prompt is answered: how many tokens each of its choices has."""
         self.params_n.observe(len(num_tokens))
         self.max_generation.observe(max(num_tokens))
+
+    def _scraped_registry(self, engine: EngineCollector) -> CollectorRegistry:
+        """Of all API processes together, where there are several; nothing is then of this one."""
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            together = CollectorRegistry()
+            MultiProcessCollector(together)
+            together.register(engine)
+            return together
+        self.registry.register(engine)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        return self.registry
 
     def _counter(self, name: str, documentation: str) -> Counter:
         counter = Counter(f"vllm:{name}", documentation, LABELS, registry=self.registry)

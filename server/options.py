@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import enum
 import re
 import types
 import typing
@@ -80,7 +81,13 @@ class Option:
         try:
             return self.kind(str(value)) if self.kind is not float else float(str(value))
         except ValueError:
-            raise ValueError({int: "an integer", float: "a number"}[self.kind]) from None
+            raise ValueError(self._kind_name) from None
+
+    @property
+    def _kind_name(self) -> str:
+        if issubclass(self.kind, enum.Enum):
+            return " or ".join(str(member.value) for member in self.kind)
+        return {int: "an integer", float: "a number"}[self.kind]
 
     @property
     def _is_list(self) -> bool:

@@ -14,25 +14,33 @@ from pydantic import (
     Field,
     Tag,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from qoq.server.fields import (
     MAX_INT32,
+    MAX_LISTED,
     Bool,
     Float,
     Int,
+    LogitBias,
     Only,
     Prompt,
+    ShortText,
     Stop,
     Text,
     TokenId,
+    TokenIds,
     union,
 )
+from qoq.server.structured.wire import StructuredBody
+from qoq.server.tools.wire import ToolCall, ToolsBody
 
 MAX_N = 128
+MAX_LOGPROBS = 20
 
 
 class Body(BaseModel):
@@ -41,10 +49,11 @@ class Body(BaseModel):
 
 class StreamOptions(Body):
     include_usage: Bool | None = None
+    continuous_usage_stats: Bool | None = None
     include_obfuscation: Annotated[Any, Only(False)] = None
 
 
-class GenerationBody(Body):
+class GenerationBody(Body, StructuredBody):
     """What chat and plain completions share."""
 
     model: Text
@@ -62,7 +71,20 @@ class GenerationBody(Body):
     presence_penalty: Annotated[Float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[Float, Field(gt=0, le=10)] | None = None
+    logit_bias: LogitBias | None = None
+    min_tokens: Annotated[Int, Field(ge=0, le=MAX_INT32)] | None = None
+    stop_token_ids: (
+        Annotated[list[TokenId], Field(max_length=MAX_LISTED, fail_fast=True)] | None
+    ) = None
+    include_stop_str_in_output: Bool | None = None
+    allowed_token_ids: TokenIds | None = None
+    bad_words: Annotated[list[ShortText], Field(max_length=MAX_LISTED)] | None = None
+    prompt_logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    truncate_prompt_tokens: Annotated[Int, Field(ge=-1, le=MAX_INT32)] | None = None
+    return_token_ids: Bool | None = None
     priority: Annotated[Int, Field(ge=-MAX_INT32, le=MAX_INT32)] | None = None
+    timeout: Annotated[Float, Field(gt=0, le=MAX_INT32)] | None = None
+    cache_salt: ShortText | None = None
 
     # Taken and not used: they change no token.
     user: Text | None = None
@@ -73,7 +95,6 @@ class GenerationBody(Body):
     prompt_cache_retention: Text | None = None
 
     store: Annotated[Any, Only(False)] = None
-    logit_bias: Annotated[Any, Only({})] = None
 
     @field_validator("stream_options")
     @classmethod
@@ -84,26 +105,51 @@ class GenerationBody(Body):
             raise PydanticCustomError("invalid_value", "it is allowed only when stream is true")
         return options
 
+    @field_validator("prompt_logprobs")
+    @classmethod
+    def _needs_no_stream(cls, count: int | None, info: ValidationInfo) -> int | None:
+        if count is not None and info.data.get("stream"):
+            raise PydanticCustomError("invalid_value", "it is not allowed when stream is true")
+        return count
+
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _leaves_a_token(cls, count: int | None) -> int | None:
+        if count == 0:
+            raise PydanticCustomError("invalid_value", "0 would leave no prompt; -1 fits it in")
+        return count
+
 
 class CompletionRequest(GenerationBody):
     prompt: Prompt
-    logprobs: Annotated[Any, Only()] = None
-    echo: Annotated[Any, Only(False)] = None
-    best_of: Annotated[Any, Only(1)] = None
+    max_tokens: Annotated[Int, Field(ge=0, le=MAX_INT32)] | None = None
+    logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: Bool | None = None
+    best_of: Annotated[Int, Field(ge=1, le=MAX_N)] | None = None
     suffix: Annotated[Any, Only("")] = None
 
-    @property
-    def texts(self) -> list[str]:
-        """Every prompt, where they are texts."""
-        return [self.prompt] if isinstance(self.prompt, str) else cast(list[str], self.prompt)
 
-    @property
-    def token_lists(self) -> list[list[int]] | None:
-        """Every prompt, where they are token ids; else None."""
-        prompt: Any = self.prompt
-        if isinstance(prompt, str) or not prompt or isinstance(prompt[0], str):
-            return None
-        return [prompt] if isinstance(prompt[0], int) else prompt
+class EmbeddingRequest(Body):
+    """``pooling`` is ours: how the hidden states of a text become one vector."""
+
+    model: Text
+    input: Prompt
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[Int, Field(ge=1, le=MAX_INT32)] | None = None
+    pooling: Literal["mean", "last"] | None = None
+    user: Text | None = None
+
+
+def texts_of(prompt: Prompt) -> list[str]:
+    """Every prompt, where they are texts."""
+    return [prompt] if isinstance(prompt, str) else cast(list[str], prompt)
+
+
+def token_lists_of(prompt: Any) -> list[list[int]] | None:
+    """Every prompt, where they are token ids; else None."""
+    if isinstance(prompt, str) or not prompt or isinstance(prompt[0], str):
+        return None
+    return [prompt] if isinstance(prompt[0], int) else prompt
 
 
 class TextPart(Body):
@@ -111,33 +157,52 @@ class TextPart(Body):
     text: Text
 
 
+_ABSENT: Any = object()
+
+
 class ChatMessage(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Annotated[Text, Tag("<text>")]
-        | Annotated[list[TextPart], Field(min_length=1), Tag("<parts>")]
-        | Annotated[list[TextPart], Field(min_length=1), Tag("<tokens>")]
-        | Annotated[list[TextPart], Tag("<texts>")],
-        union("a string or a list of text parts"),
-    ]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: Text | None = None
+    reasoning_content: Text | None = None
+    content: (
+        Annotated[
+            Annotated[Text, Tag("<text>")]
+            | Annotated[list[TextPart], Field(min_length=1), Tag("<parts>")]
+            | Annotated[list[TextPart], Field(min_length=1), Tag("<tokens>")]
+            | Annotated[list[TextPart], Tag("<texts>")],
+            union("a string or a list of text parts"),
+        ]
+        | None
+    ) = Field(default_factory=lambda: _ABSENT, validate_default=True)
     name: Text | None = None
     # An answer of ours, sent back as history, carries these.
     refusal: Annotated[Any, Only()] = None
     annotations: Annotated[Any, Only([])] = None
     audio: Annotated[Any, Only()] = None
     function_call: Annotated[Any, Only()] = None
-    tool_calls: Annotated[Any, Only([])] = None
+
+    @field_validator("content", mode="wrap")
+    @classmethod
+    def _needs_content(
+        cls, content: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> object:
+        """Only a message with calls may go without."""
+        if content is not None and content is not _ABSENT:
+            return check(content)
+        if info.data.get("role") == "assistant" and info.data.get("tool_calls"):
+            return None
+        if content is _ABSENT:
+            raise PydanticKnownError("missing")
+        raise PydanticCustomError("invalid_type", "expected a string or a list of text parts")
 
 
-class ChatCompletionRequest(GenerationBody):
+class ChatCompletionRequest(GenerationBody, ToolsBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[Int, Field(ge=1, le=MAX_INT32)] | None = None
-    parallel_tool_calls: Bool | None = None
-    logprobs: Annotated[Any, Only(False)] = None
-    top_logprobs: Annotated[Any, Only(0)] = None
-    response_format: Annotated[Any, Only({"type": "text"})] = None
-    tools: Annotated[Any, Only([])] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
+    logprobs: Bool | None = None
+    top_logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     functions: Annotated[Any, Only([])] = None
     function_call: Annotated[Any, Only("none", "auto")] = None
     modalities: Annotated[Any, Only(["text"])] = None
@@ -146,6 +211,13 @@ class ChatCompletionRequest(GenerationBody):
     reasoning_effort: Annotated[Any, Only()] = None
     verbosity: Annotated[Any, Only()] = None
     web_search_options: Annotated[Any, Only()] = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, count: int | None, info: ValidationInfo) -> int | None:
+        if count and not info.data.get("logprobs"):
+            raise PydanticCustomError("invalid_value", "it is allowed only when logprobs is true")
+        return count
 
 
 class TokenizeRequest(Body):

@@ -28,8 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group-size",
         type=int,
-        default=128,
-        help="for a model that is quantized on first use: weights that share a 4-bit scale [128]",
+        help="for a model that is quantized on first use: weights that share a 4-bit scale "
+        "[the recipe's]",
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME|FILE.yaml",
+        default=os.environ.get("QOQ_RECIPE"),
+        help="for a model that is quantized on first use, as for `qoq quantize`; rtn takes seconds "
+        "instead of minutes [QOQ_RECIPE, else qoq-per-group]",
     )
     add_setting_arguments(parser)
 
@@ -41,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         config = _resolve(args)
-        return asyncio.run(_serve(config))
+        serve = _serve if config.api_workers == 1 else _serve_by_several
+        return asyncio.run(serve(config))
     except (ValueError, OSError) as error:
         print(f"qoq serve: {error}", file=sys.stderr)
         return 1
@@ -58,6 +66,7 @@ def _resolve(args: argparse.Namespace) -> ServerConfig:
     folder = resolve_model(
         args.model,
         precision=config.engine.precision,
+        recipe=args.recipe,
         group_size=args.group_size,
         cache_dir=default_cache_dir(),
         progress=True,
@@ -65,7 +74,7 @@ def _resolve(args: argparse.Namespace) -> ServerConfig:
     return dataclasses.replace(
         config,
         engine=dataclasses.replace(config.engine, model=folder),
-        served_model_name=config.served_model_name or args.model,
+        served_model_names=config.served_model_names or (args.model,),
     )
 
 
@@ -98,3 +107,38 @@ async def _serve(config: ServerConfig) -> int:
     finally:
         loading.cancel()
         await engine.close()
+
+
+async def _serve_by_several(config: ServerConfig) -> int:
+    """As ``_serve``, with ``api_workers`` processes that answer and a relay between."""
+    from qoq.engine.process_client import EngineStartError, ProcessClient
+    from qoq.engine.relay import Relay
+    from qoq.server.api_processes import ApiProcesses
+    from qoq.server.http_server import listen, stop_signal
+
+    engine = ProcessClient(config.engine)
+    with ApiProcesses.start(config, listen(config.host, config.port)) as api:
+        beside = [
+            asyncio.create_task(Relay(engine, api.address).run()),
+            ending := asyncio.create_task(api.first_end()),
+            stopping := asyncio.create_task(stop_signal()),
+            loading := asyncio.create_task(engine.start()),
+        ]
+        try:
+            await asyncio.wait((loading, ending, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                await loading
+                logger.info("%s is ready on %s:%d", config.model_name, config.host, config.port)
+                await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                return 0
+            print(f"qoq serve: an API process ended ({ending.result()})", file=sys.stderr)
+            return 1
+        except EngineStartError as error:
+            print(f"qoq serve: {error}", file=sys.stderr)
+            return 1
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await engine.close()

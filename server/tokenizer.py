@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,22 @@ class _Settings:
 
 
 class Tokenizer:
-    """``pieces`` is for a Detokenizer, which decodes tokens as they come."""
+    """``pieces`` is for a Detokenizer, which decodes tokens as they come; special ones are no text.
+
+    ``all_pieces`` holds those too.
+    """
 
     def __init__(self, core: tokenizers.Tokenizer, settings: _Settings | None = None) -> None:
         self._core = core
         self._settings = settings or _Settings()
-        self.special_token_ids = frozenset(
-            token_id for token_id, token in core.get_added_tokens_decoder().items() if token.special
-        )
+        self.special_ids = {
+            token.content: token_id
+            for token_id, token in core.get_added_tokens_decoder().items()
+            if token.special
+        }
+        self.special_token_ids = frozenset(self.special_ids.values())
         self.pieces = Pieces(core, skip=self.special_token_ids)
-        self._all_pieces = Pieces(core)
+        self.all_pieces = Pieces(core)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -63,8 +69,17 @@ class Tokenizer:
         return self._with_one_bos(text, encoding.ids) if add_special_tokens else encoding.ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        detokenizer = Detokenizer(self.pieces if skip_special_tokens else self._all_pieces)
+        detokenizer = Detokenizer(self.pieces if skip_special_tokens else self.all_pieces)
         return detokenizer.add(token_ids) + detokenizer.finish()
+
+    def pieces_with(self, texts: Collection[str]) -> Pieces:
+        """``pieces`` in which these are text, also where they are special tokens."""
+        shown = {self.special_ids[text] for text in texts if text in self.special_ids}
+        return Pieces(self._core, skip=self.special_token_ids - shown) if shown else self.pieces
+
+    def to_json(self) -> str:
+        """The content of a ``tokenizer.json``."""
+        return self._core.to_str()
 
     @property
     def named_tokens(self) -> dict[str, str]:

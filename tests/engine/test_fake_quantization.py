@@ -13,6 +13,7 @@ from torch import Tensor
 from qoq.engine.layers import linear
 from qoq.kernels import kv_cache
 from qoq.quantize.quantize import quantize_model
+from qoq.quantize.recipe import Recipe
 
 from .fake_quantization import Codes, FakeQuantizedModel
 from .manual_steps import make_runner, random_tokens, run_chunks
@@ -27,9 +28,9 @@ DENSE_TOLERANCE = 1e-4
 MAX_TIES = 2 * 127 * 1e-6
 
 FORMATS = {
-    "per-group": {"precision": "w4a8kv4", "group_size": 32},
-    "per-channel": {"precision": "w4a8kv4", "group_size": -1},
-    "int8-lm-head": {"precision": "w4a8kv4", "group_size": 32, "int8_lm_head": True},
+    "per-group": {"precision": "w4a8kv4", "recipe": Recipe(group_size=32)},
+    "per-channel": {"precision": "w4a8kv4", "recipe": Recipe(group_size=-1)},
+    "int8-lm-head": {"precision": "w4a8kv4", "recipe": Recipe(group_size=32, int8_lm_head=True)},
     "w8a8kv8": {"precision": "w8a8kv8"},
 }
 # What the reference quantizes activations and cache to, where that is not 8 and 4 bits.

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from qoq.engine.mailbox import Mailbox
-from qoq.engine.protocol import FinishReason, TokenOutput
+from qoq.engine.protocol import Extras, FinishReason, TokenLogprobs, TokenOutput
 
 
 def output(*token_ids: int, time_s: float = 0.0, **fields: object) -> TokenOutput:
@@ -57,3 +57,17 @@ async def test_an_error_wakes_the_reader():
     mailbox.fail(RuntimeError("gone"))
     with pytest.raises(RuntimeError, match="gone"):
         await asyncio.wait_for(waiting, timeout=1)
+
+
+async def test_merged_outputs_keep_what_came_beside_their_tokens():
+    """Log-probabilities for every token; the prompt's, which came with the first, once."""
+
+    def extras(token: int, **fields: object) -> Extras:
+        return Extras(logprobs=[TokenLogprobs(token, -1.0, 1, [], [])], **fields)
+
+    mailbox = Mailbox()
+    mailbox.put(output(1, extras=extras(1, prompt_logprobs=[])))
+    mailbox.put(output(2, extras=extras(2)))
+    merged = await mailbox.get()
+    assert [own.token_id for own in merged.extras.logprobs] == merged.token_ids == [1, 2]
+    assert merged.extras.prompt_logprobs == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
@@ -21,8 +22,10 @@ from qoq.engine.protocol import (
     EngineHealth,
     EngineInfo,
     EngineStats,
+    Extras,
     FinishReason,
     GenerateRequest,
+    TokenLogprobs,
     TokenOutput,
 )
 from qoq.server.app import build_app
@@ -53,6 +56,8 @@ class FakeEngine:
         self.reply: list[int] = list(b"Hello there")
         self.tokens_per_output = 1
         self.delay_s = 0.0
+        self.num_cached_tokens = 0
+        self.replies: dict[int, list[int]] = {}
         self.dies_at: int | None = None
         self.is_ready = True
         self.cause: str | None = None
@@ -78,6 +83,8 @@ class FakeEngine:
                     finish_reason=reason,
                     time_s=time.monotonic(),
                     scheduled_s=started_s,
+                    num_cached_tokens=self.num_cached_tokens,
+                    extras=self._extras(request, tokens),
                 )
         except (EngineDeadError, ValueError):
             is_done = True
@@ -89,11 +96,12 @@ class FakeEngine:
 
     def _steps(self, request: GenerateRequest) -> Iterator[tuple[list[int], FinishReason | None]]:
         step: list[int] = []
+        reply = self.replies.get(request.sampling.seed, self.reply)
         for place in range(request.sampling.max_tokens):
             if place == self.dies_at:
                 self.cause = "the engine process was killed by signal 9"
                 raise EngineDeadError(self.cause)
-            step.append(self.reply[place % len(self.reply)])
+            step.append(reply[place % len(reply)])
             reason = None
             if place + 1 == request.sampling.max_tokens:
                 reason = FinishReason.LENGTH
@@ -115,6 +123,37 @@ class FakeEngine:
 
     def stats(self) -> EngineStats:
         return replace(self.counters, num_running=len(self.running))
+
+    def logprob(self, token_id: int) -> float:
+        """The same wherever the token comes; less likely the larger it is."""
+        return -(token_id + 1) / 512
+
+    def embedding(self, prompt: list[int]) -> list[float]:
+        length = math.hypot(len(prompt), prompt[0], 1)
+        return [len(prompt) / length, prompt[0] / length, 1 / length]
+
+    def say_by_seed(self, texts: dict[int, str]) -> None:
+        self.replies = {seed: [*text.encode(), 257] for seed, text in texts.items()}
+
+    def _extras(self, request: GenerateRequest, tokens: list[int]) -> Extras | None:
+        sampling, prompt = request.sampling, request.prompt_token_ids[1:]
+        num_top, num_prompt_top = sampling.logprobs, sampling.prompt_logprobs
+        if sampling.pooling is not None:
+            return Extras(embedding=self.embedding(request.prompt_token_ids))
+        if num_top is None and num_prompt_top is None:
+            return None
+        return Extras(
+            logprobs=None if num_top is None else [self._logprobs(t, num_top) for t in tokens],
+            prompt_logprobs=None
+            if num_prompt_top is None
+            else [self._logprobs(t, num_prompt_top) for t in prompt],
+        )
+
+    def _logprobs(self, token_id: int, num_top: int) -> TokenLogprobs:
+        top = range(token_id, token_id + num_top)
+        return TokenLogprobs(
+            token_id, self.logprob(token_id), 1, list(top), [self.logprob(t) for t in top]
+        )
 
     def say(self, text: str) -> None:
         """The reply is this text and then the end-of-sequence token."""
@@ -176,9 +215,11 @@ async def client(
 
 
 @contextmanager
-def _served(app: object) -> Iterator[str]:
+def served(app: object) -> Iterator[str]:
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none")
+        uvicorn.Config(
+            app, host="127.0.0.1", port=0, log_level="warning", ws="none", loop="asyncio"
+        )
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -197,7 +238,7 @@ def _served(app: object) -> Iterator[str]:
 @pytest.fixture
 def url(engine: FakeEngine, tokenizer: Tokenizer, config: ServerConfig) -> Iterator[str]:
     """A real uvicorn with the application, on a port of its own."""
-    with _served(build_app(engine, tokenizer, config)) as address:
+    with served(build_app(engine, tokenizer, config)) as address:
         yield address
 
 

@@ -11,7 +11,6 @@ USER = {"role": "user", "content": "Hi"}
 ALIEN = {"role": "alien", "content": "?"}
 IMAGE = {"type": "image_url", "image_url": {"url": "http://example.org"}}
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
-JSON_ANSWER = {"type": "json_object"}
 
 
 def chat(**changes: Any) -> dict[str, Any]:
@@ -100,13 +99,13 @@ MISTAKES = [
     (CHAT, chat(n=17), "n", "integer_above_max_value"),  # the engine runs 16 at once
     (CHAT, chat(temperature=-0.1), "temperature", "decimal_below_min_value"),
     (CHAT, chat(temperature=2.5), "temperature", "decimal_above_max_value"),
-    (CHAT, chat(top_p=0), "top_p", "integer_below_min_value"),
+    (CHAT, chat(top_p=0), "top_p", "decimal_below_min_value"),
     (CHAT, chat(top_p=1.5), "top_p", "decimal_above_max_value"),
     (CHAT, chat(top_k=-2), "top_k", "integer_below_min_value"),
     (CHAT, chat(min_p=-0.5), "min_p", "decimal_below_min_value"),
-    (CHAT, chat(presence_penalty=3), "presence_penalty", "integer_above_max_value"),
-    (CHAT, chat(frequency_penalty=-3), "frequency_penalty", "integer_below_min_value"),
-    (CHAT, chat(repetition_penalty=0), "repetition_penalty", "integer_below_min_value"),
+    (CHAT, chat(presence_penalty=3), "presence_penalty", "decimal_above_max_value"),
+    (CHAT, chat(frequency_penalty=-3), "frequency_penalty", "decimal_below_min_value"),
+    (CHAT, chat(repetition_penalty=0), "repetition_penalty", "decimal_below_min_value"),
     (CHAT, chat(seed=2**63), "seed", "integer_above_max_value"),
     (CHAT, chat(stop=""), "stop", "empty_string"),
     (CHAT, chat(stop=["a", ""]), "stop[1]", "empty_string"),
@@ -114,20 +113,45 @@ MISTAKES = [
     (CHAT, chat(stop="a" * 257), "stop", "string_above_max_length"),
     (CHAT, chat(stream_options={"include_usage": True}), "stream_options", "invalid_value"),
     (CHAT, chat(stream=True, stream_options={"x": 1}), "stream_options.x", "unknown_parameter"),
+    # logprobs
+    (CHAT, chat(logprobs=5), "logprobs", "invalid_type"),
+    (CHAT, chat(top_logprobs=3), "top_logprobs", "invalid_value"),
+    (CHAT, chat(logprobs=True, top_logprobs=21), "top_logprobs", "integer_above_max_value"),
+    (COMPLETE, complete(logprobs=21), "logprobs", "integer_above_max_value"),
+    (COMPLETE, complete(logprobs=True), "logprobs", "invalid_type"),
+    (CHAT, chat(prompt_logprobs=-1), "prompt_logprobs", "integer_below_min_value"),
+    (CHAT, chat(prompt_logprobs=1, stream=True), "prompt_logprobs", "invalid_value"),
+    # single tokens and words
+    (CHAT, chat(logit_bias={"260": 1}), "logit_bias", "invalid_value"),
+    (CHAT, chat(logit_bias={"5": 101}), "logit_bias.5", "decimal_above_max_value"),
+    (CHAT, chat(logit_bias={"five": 1}), "logit_bias.five", "invalid_value"),
+    (CHAT, chat(logit_bias=[5]), "logit_bias", "invalid_type"),
+    (CHAT, chat(allowed_token_ids=[]), "allowed_token_ids", "empty_array"),
+    (CHAT, chat(allowed_token_ids=[260]), "allowed_token_ids", "invalid_value"),
+    (CHAT, chat(stop_token_ids=[2**40]), "stop_token_ids[0]", "integer_above_max_value"),
+    (CHAT, chat(stop_token_ids=[260]), "stop_token_ids", "invalid_value"),
+    (CHAT, chat(bad_words=[""]), "bad_words[0]", "empty_string"),
+    (CHAT, chat(min_tokens=9, max_tokens=8), "min_tokens", "integer_above_max_value"),
+    # the rest
+    (COMPLETE, complete(best_of=2, n=3), "best_of", "invalid_value"),
+    (COMPLETE, complete(best_of=2, stream=True), "best_of", "invalid_value"),
+    (COMPLETE, complete(best_of=17), "n", "integer_above_max_value"),
+    (COMPLETE, complete(max_tokens=0), "max_tokens", "invalid_value"),
+    (CHAT, chat(truncate_prompt_tokens=0), "truncate_prompt_tokens", "invalid_value"),
+    (CHAT, chat(timeout=0), "timeout", "decimal_below_min_value"),
+    (CHAT, chat(cache_salt=""), "cache_salt", "empty_string"),
     # what OpenAI has and we have not yet
-    (CHAT, chat(logprobs=True), "logprobs", "unsupported_parameter"),
-    (CHAT, chat(top_logprobs=3), "top_logprobs", "unsupported_parameter"),
-    (CHAT, chat(tools=[{"type": "function"}]), "tools", "unsupported_parameter"),
-    (CHAT, chat(tool_choice="required"), "tool_choice", "unsupported_parameter"),
-    (CHAT, chat(response_format=JSON_ANSWER), "response_format", "unsupported_parameter"),
-    (CHAT, chat(logit_bias={"5": 100}), "logit_bias", "unsupported_parameter"),
+    (CHAT, chat(tools=[{"type": "function"}]), "tools[0].function", "missing_required_parameter"),
+    (CHAT, chat(tool_choice="required"), "tool_choice", "invalid_value"),
     (CHAT, chat(audio={"voice": "alloy"}), "audio", "unsupported_parameter"),
     (CHAT, chat(modalities=["audio"]), "modalities", "unsupported_parameter"),
     (CHAT, chat(store=True), "store", "unsupported_parameter"),
-    (CHAT, chat(messages=[CALL]), "messages[0].tool_calls", "unsupported_parameter"),
-    (COMPLETE, complete(logprobs=0), "logprobs", "unsupported_parameter"),
-    (COMPLETE, complete(echo=True), "echo", "unsupported_parameter"),
-    (COMPLETE, complete(best_of=2), "best_of", "unsupported_parameter"),
+    (
+        CHAT,
+        chat(messages=[CALL]),
+        "messages[0].tool_calls[0].function",
+        "missing_required_parameter",
+    ),
     (COMPLETE, complete(suffix="end"), "suffix", "unsupported_parameter"),
 ]  # fmt: skip
 
@@ -170,8 +194,17 @@ async def test_not_json(client: httpx.AsyncClient, content: bytes) -> None:
 
 
 async def test_not_announced_as_json(client: httpx.AsyncClient) -> None:
+    """A body without a media type, or of a kind of JSON, is read; no other."""
     answer = await client.post(CHAT, data={"model": "fake"})
-    check_error(answer, 400, None, "invalid_type")
+    check_error(answer, 415, None, "unsupported_media_type")
+    assert answer.headers["x-should-retry"] == "false"
+    content = json.dumps(complete())
+    for headers in (
+        {},
+        {"content-type": "application/x+json"},
+        {"Content-Type": "Application/JSON"},
+    ):
+        assert (await client.post(COMPLETE, content=content, headers=headers)).status_code == 200
 
 
 async def test_nan_is_no_number(client: httpx.AsyncClient) -> None:
@@ -195,6 +228,8 @@ async def test_unknown_route_and_method(client: httpx.AsyncClient) -> None:
     answer = await client.get(CHAT)
     check_error(answer, 405, None, "method_not_supported")
     assert answer.headers["allow"] == "POST"
+    answer = await client.post("/v1/responses/resp_1", json={})
+    assert answer.headers["allow"] == "DELETE, GET", "every method of the path"
     check_error(await client.delete("/v1/models/fake"), 405, None, "method_not_supported")
     check_error(await client.get("/v1/models/gpt-9"), 404, "model", "model_not_found")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qoq.engine.config import EngineConfig
+from qoq.engine.protocol import Pooling
 from qoq.server.config import ConfigError, ServerConfig, add_arguments
 from qoq.server.options import parse_size
 
@@ -22,7 +23,8 @@ def test_defaults() -> None:
     config = load("some/model")
     assert config == ServerConfig(engine=EngineConfig(model=Path("some/model")))
     assert config.model_name == "model"
-    assert load("m", "--served-model-name", "x").model_name == "x"
+    named = load("m", "--served-model-name", "x", "--served-model-name", "y")
+    assert (named.model_name, named.model_names) == ("x", ("x", "y"))
 
 
 def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
@@ -43,6 +45,7 @@ def test_every_field_has_a_flag_a_variable_and_a_key(config_class: type, tmp_pat
         "int": ("7", 7),
         "str": ("x", "x"),
         "Path": ("p", Path("p")),
+        "Pooling": ("last", Pooling.LAST),
     }
     examples |= {"float": ("0.5", 0.5), "tuple[str, ...]": ("k", ("k",))}
     keys = tmp_path / "p"

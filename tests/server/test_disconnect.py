@@ -87,7 +87,7 @@ async def test_events_are_closed_when_the_response_ends() -> None:
         return {"type": "http.disconnect"}
 
     kept = events()
-    await EventStream(kept)({"type": "http"}, receive, send)
+    await EventStream(kept, keep_alive_s=0)({"type": "http"}, receive, send)
     assert is_closed
 
 

@@ -1,0 +1,71 @@
+"""What a prompt's hidden states give beside KV: log-probabilities or an embedding.
+
+Collected over the steps that compute the prompt. A preemption throws a pass away with the rest of
+the request's state, and the prompt, computed again, makes a new one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qoq.engine.layers.linear import Activations
+from qoq.engine.logprobs import token_logprobs
+from qoq.engine.models.decoder import Decoder
+from qoq.scheduler.batch import Extras, TokenLogprobs
+from qoq.scheduler.request import Pooling, SamplingParams
+
+# Logits of a whole step would take hundreds of megabytes where the vocabulary is large.
+_ROWS_AT_ONCE = 64
+
+
+class PromptPass:
+    def __init__(self, prompt: list[int], sampling: SamplingParams) -> None:
+        self._prompt = prompt
+        self._sampling = sampling
+        self._logprobs: list[TokenLogprobs] = []
+        self._pooled: Tensor | None = None
+
+    def add(self, hidden: Activations, start: int, decoder: Decoder) -> None:
+        """``hidden`` ``[M, hidden]`` belongs to the prompt's tokens from position ``start`` on."""
+        if self._sampling.pooling is not None:
+            self._pool(hidden if isinstance(hidden, Tensor) else hidden.codes * hidden.scales)
+        if self._sampling.prompt_logprobs is not None:
+            targets = self._prompt[start + 1 : start + 1 + len(row_range(hidden))]
+            for first in range(0, len(targets), _ROWS_AT_ONCE):
+                part = targets[first : first + _ROWS_AT_ONCE]
+                logits = decoder.logits(take_rows(hidden, first, first + len(part)))
+                self._logprobs += token_logprobs(
+                    logits, part, [self._sampling.prompt_logprobs] * len(part)
+                )
+
+    def extras(self) -> Extras:
+        """Once every prompt token was added."""
+        is_scored = self._sampling.prompt_logprobs is not None
+        return Extras(
+            prompt_logprobs=self._logprobs if is_scored else None,
+            embedding=None if self._pooled is None else self._embedding(self._pooled),
+        )
+
+    def _pool(self, hidden: Tensor) -> None:
+        """One addition a token: the sum must not depend on how the prompt was cut into chunks."""
+        for row in hidden.float():
+            if self._pooled is None or self._sampling.pooling is Pooling.LAST:
+                self._pooled = row.clone()
+            else:
+                self._pooled += row
+
+    def _embedding(self, pooled: Tensor) -> list[float]:
+        """Of length 1. A mean is a sum of another length."""
+        embedding: list[float] = torch.nn.functional.normalize(pooled, dim=0).tolist()
+        return embedding
+
+
+def row_range(hidden: Activations) -> range:
+    return range(hidden.shape[0] if isinstance(hidden, Tensor) else hidden.codes.shape[0])
+
+
+def take_rows(hidden: Activations, start: int, stop: int) -> Activations:
+    if isinstance(hidden, Tensor):
+        return hidden[start:stop]
+    return type(hidden)(hidden.codes[start:stop], hidden.scales[start:stop])

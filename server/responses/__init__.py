@@ -1,0 +1,1 @@
+"""OpenAI's responses API, on top of chat: items in, items and their events out."""

@@ -1,0 +1,1 @@
+"""What a chat model says besides text: calls of tools, and its reasoning."""
