@@ -30,7 +30,7 @@ MEANINGS = {bool: "true or false", int: "an integer", float | None: "a number, o
 class CalibrationSpec:
     """``num_samples`` windows of ``length`` tokens; ``seed`` draws or chooses them."""
 
-    num_samples: int = 32
+    num_samples: int = 64
     length: int = 256
     seed: int = 0
 
