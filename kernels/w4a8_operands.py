@@ -25,9 +25,18 @@ class Workspace:
 
 def check_operands(x: QuantizedActivations, weight: W4A8Weight, bias: Tensor | None) -> None:
     """Raises ValueError that names the tensor and what was expected."""
-    if x.codes.dtype != torch.int8 or x.codes.dim() != 2 or x.codes.shape[1] != weight.k:
+    if not weight.boxes.is_contiguous():
+        raise ValueError("boxes: expected contiguous, as pack_per_group makes it")
+    check_inputs(x, bias, weight.n, weight.k, weight.boxes.device)
+
+
+def check_inputs(
+    x: QuantizedActivations, bias: Tensor | None, n: int, k: int, device: torch.device
+) -> None:
+    """What a weight ``[n, k]`` on ``device`` can multiply. Raises ValueError likewise."""
+    if x.codes.dtype != torch.int8 or x.codes.dim() != 2 or x.codes.shape[1] != k:
         raise ValueError(
-            f"codes: expected int8 [M, {weight.k}], got {x.codes.dtype} {list(x.codes.shape)}"
+            f"codes: expected int8 [M, {k}], got {x.codes.dtype} {list(x.codes.shape)}"
         )
     if x.codes.stride(1) != 1:
         raise ValueError(f"codes: expected contiguous rows, got strides {x.codes.stride()}")
@@ -38,10 +47,8 @@ def check_operands(x: QuantizedActivations, weight: W4A8Weight, bias: Tensor | N
         )
     if not x.scales.is_contiguous():
         raise ValueError(f"scales: expected contiguous, got strides {x.scales.stride()}")
-    if bias is not None and bias.shape != (weight.n,):
-        raise ValueError(f"bias: expected [{weight.n}], got {list(bias.shape)}")
-    for name, tensor in (("scales", x.scales), ("boxes", weight.boxes), ("bias", bias)):
-        if tensor is not None and tensor.device != x.codes.device:
-            raise ValueError(f"{name}: expected on {x.codes.device}, got {tensor.device}")
-    if not weight.boxes.is_contiguous():
-        raise ValueError("boxes: expected contiguous, as pack_per_group makes it")
+    if bias is not None and bias.shape != (n,):
+        raise ValueError(f"bias: expected [{n}], got {list(bias.shape)}")
+    for name, tensor in (("codes", x.codes), ("scales", x.scales), ("bias", bias)):
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{name}: expected on {device}, got {tensor.device}")

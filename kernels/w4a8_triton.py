@@ -90,37 +90,16 @@ def w4a8_gemm_triton(
 
 
 @triton.jit
-def _dequantize_low(w, scale, offset, ASSEMBLY: tl.constexpr):
-    """Low nibbles of uint8 ``w`` as int8 ``q * scale + offset - 128``; the others alike per row."""
+def _dequantize(w, scale, offset, HIGH: tl.constexpr, ASSEMBLY: tl.constexpr):
+    """Low or high nibbles of uint8 ``w`` as int8 ``q * scale + offset - 128``."""
     if not ASSEMBLY:
-        return ((w & 15).to(tl.int32) * scale + offset - 128).to(tl.int8)
+        codes = w >> 4 if HIGH else w & 15
+        return (codes.to(tl.int32) * scale + offset - 128).to(tl.int8)
+    TAKE: tl.constexpr = "shr.u32 t, $1, 4; and.b32 t, t," if HIGH else "and.b32 t, $1,"
     return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 t;
-        and.b32 t, $1, 0x0F0F0F0F;
-        mad.lo.u32 t, t, $2, $6;
-        xor.b32 $0, t, 0x80808080;
-        }""",
-        "=r,r,r,r,r,r,r,r,r,r",
-        [w, scale, offset * 0x01010101],
-        dtype=tl.int8,
-        is_pure=True,
-        pack=4,
-    )
-
-
-@triton.jit
-def _dequantize_high(w, scale, offset, ASSEMBLY: tl.constexpr):
-    if not ASSEMBLY:
-        return ((w >> 4).to(tl.int32) * scale + offset - 128).to(tl.int8)
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 t;
-        shr.u32 t, $1, 4;
-        and.b32 t, t, 0x0F0F0F0F;
-        mad.lo.u32 t, t, $2, $6;
-        xor.b32 $0, t, 0x80808080;
-        }""",
+        "{ .reg .b32 t; "
+        + TAKE
+        + " 0x0F0F0F0F; mad.lo.u32 t, t, $2, $6; xor.b32 $0, t, 0x80808080; }",
         "=r,r,r,r,r,r,r,r,r,r",
         [w, scale, offset * 0x01010101],
         dtype=tl.int8,
@@ -233,12 +212,12 @@ def _w4a8_gemm_kernel(
                 group = tl.load(group_ptrs + part * 64)
                 scale = tl.broadcast_to((group & 0xFF)[:, None], w.shape)
                 offset = tl.broadcast_to((group >> 8)[:, None], w.shape)
-                low = _dequantize_low(w, scale, offset, ASSEMBLY)
+                low = _dequantize(w, scale, offset, False, ASSEMBLY)
                 if GROUPS > 1:
                     group = tl.load(group_ptrs + (GROUPS // 2 + part) * 64)
                     scale = tl.broadcast_to((group & 0xFF)[:, None], w.shape)
                     offset = tl.broadcast_to((group >> 8)[:, None], w.shape)
-                high = _dequantize_high(w, scale, offset, ASSEMBLY)
+                high = _dequantize(w, scale, offset, True, ASSEMBLY)
             acc = tl.dot(low, x_low, acc, out_dtype=tl.int32)
             acc = tl.dot(high, x_high, acc, out_dtype=tl.int32)
         w_ptrs += 4096

@@ -15,7 +15,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from qoq.kernels.gemm_tile_triton import place_tile, store_scaled, sum_splits
 from qoq.kernels.quantize import QuantizedActivations
 from qoq.kernels.w4a8_config import TileConfig
-from qoq.kernels.w4a8_operands import Workspace
+from qoq.kernels.w4a8_operands import Workspace, check_inputs
 
 STEP = 128  # input channels a stage
 
@@ -143,17 +143,11 @@ def _check(
             f"with strides {list(weight.stride())}"
         )
     n, k = weight.shape
-    if x.codes.dtype != torch.int8 or x.codes.dim() != 2 or x.codes.shape[1] != k:
-        raise ValueError(f"codes: expected int8 [M, {k}], got {x.codes.dtype} {x.codes.shape}")
-    if x.codes.stride(1) != 1:
-        raise ValueError(f"codes: expected contiguous rows, got strides {x.codes.stride()}")
     if weight_scales.dtype != torch.float32 or weight_scales.shape != (n,):
         raise ValueError(
             f"weight_scales: expected float32 [{n}], "
             f"got {weight_scales.dtype} {list(weight_scales.shape)}"
         )
-    if bias is not None and bias.shape != (n,):
-        raise ValueError(f"bias: expected [{n}], got {list(bias.shape)}")
-    for name, tensor in (("codes", x.codes), ("weight_scales", weight_scales), ("bias", bias)):
-        if tensor is not None and tensor.device != weight.device:
-            raise ValueError(f"{name}: expected on {weight.device}, got {tensor.device}")
+    if weight_scales.device != weight.device:
+        raise ValueError(f"weight_scales: expected on {weight.device}, got {weight_scales.device}")
+    check_inputs(x, bias, n, k, weight.device)
