@@ -16,10 +16,10 @@ from torch import Tensor
 
 from qoq.kernels.bench.attention_case import AttentionCase, make_case
 from qoq.kernels.bench.timing import copy_bandwidth, time_us
-from qoq.kernels.decode_attention_triton import DecodeConfig, decode_partials
-from qoq.kernels.decode_plan import ENOUGH_PROGRAMS, DecodePlan
+from qoq.kernels.gpu.decode_attention import DecodeConfig, decode_partials
+from qoq.kernels.gpu.decode_plan import ENOUGH_PROGRAMS, DecodePlan
+from qoq.kernels.gpu.merge_partials import merge
 from qoq.kernels.kv_cache import KvCache
-from qoq.kernels.merge_partials_triton import merge
 
 L2_BYTES = 160 << 20  # caches rotate through more than this
 LLAMA_3_8B, LLAMA_2_7B = (32, 8), (32, 32)

@@ -1,6 +1,6 @@
 """The kernels around GEMMs and attention: ``python -P -m qoq.kernels.bench.fused`` on a GPU.
 
-Shapes are those of one Llama-3-8B layer. ``pytest -m gpu tests/kernels/test_fused_triton.py``
+Shapes are those of one Llama-3-8B layer. ``pytest -m gpu tests/kernels/gpu/test_fused.py``
 compares them with their definitions.
 """
 
@@ -14,10 +14,10 @@ import triton
 from torch import Tensor
 
 from qoq.kernels.bench.timing import copy_bandwidth, time_us
+from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton
+from qoq.kernels.gpu.rope_store_kv import rope_store_kv_triton
+from qoq.kernels.gpu.silu_mul import silu_mul_quantize_triton
 from qoq.kernels.kv_cache import KvCache, KvFormat, SlotMapping
-from qoq.kernels.rms_norm_triton import add_rms_norm_quantize_triton
-from qoq.kernels.rope_store_kv_triton import rope_store_kv_triton
-from qoq.kernels.silu_mul_triton import silu_mul_quantize_triton
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM = 4096, 14336, 32, 8, 128
 

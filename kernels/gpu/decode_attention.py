@@ -18,10 +18,10 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from qoq.kernels.decode_plan import PARTITION, TILE, DecodePlan
+from qoq.kernels.gpu.decode_plan import PARTITION, TILE, DecodePlan
+from qoq.kernels.gpu.kv_codes import load_parts
+from qoq.kernels.gpu.partial_softmax import CODE_UNIT, LOG2_E, MASKED, fold, weigh
 from qoq.kernels.kv_cache import KvCache, KvFormat
-from qoq.kernels.kv_codes_triton import load_parts
-from qoq.kernels.partial_softmax_triton import CODE_UNIT, LOG2_E, MASKED, fold, weigh
 
 # The matrix unit's smallest side; query heads that share a kv head fill rows of it.
 ROWS = 16

@@ -17,11 +17,11 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from qoq.kernels.gemm_tile_triton import place_tile, store_scaled, sum_splits
+from qoq.kernels.gpu.gemm_tile import place_tile, store_scaled, sum_splits
+from qoq.kernels.gpu.w4a8_config import TileConfig
+from qoq.kernels.gpu.w4a8_operands import Workspace, check_operands
+from qoq.kernels.gpu.w4a8_weight import ROWS, STEP, W4A8Weight
 from qoq.kernels.quantize import QuantizedActivations
-from qoq.kernels.w4a8_config import TileConfig
-from qoq.kernels.w4a8_operands import Workspace, check_operands
-from qoq.kernels.w4a8_weight import ROWS, STEP, W4A8Weight
 
 
 def w4a8_gemm_triton(

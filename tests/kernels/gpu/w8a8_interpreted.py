@@ -4,11 +4,11 @@ import itertools
 
 import torch
 
+from qoq.kernels.gpu.w4a8_config import TileConfig
+from qoq.kernels.gpu.w4a8_operands import Workspace
+from qoq.kernels.gpu.w8a8 import w8a8_gemm_triton
 from qoq.kernels.int8_gemm import int8_gemm_reference
 from qoq.kernels.quantize import QuantizedActivations
-from qoq.kernels.w4a8_config import TileConfig
-from qoq.kernels.w4a8_operands import Workspace
-from qoq.kernels.w8a8_triton import w8a8_gemm_triton
 
 CONFIGS = [TileConfig(16, 64, 4, 3), TileConfig(32, 64, 4, 3, 2), TileConfig(16, 128, 4, 3, 3)]
 SHAPES = [(1, 64, 128), (3, 200, 576), (40, 130, 384)]

@@ -7,12 +7,12 @@ import torch
 
 triton = pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
+from qoq.kernels.gpu.w4a8_config import STREAM_K, HopperTile  # noqa: E402
+from qoq.kernels.gpu.w4a8_gluon import REGISTERS, _layouts, w4a8_gemm_gluon  # noqa: E402
+from qoq.kernels.gpu.w4a8_gluon_kernel import _w4a8_kernel  # noqa: E402
+from qoq.kernels.gpu.w4a8_operands import Workspace  # noqa: E402
+from qoq.kernels.gpu.w4a8_table import shipped_table  # noqa: E402
 from qoq.kernels.quantize import QuantizedActivations  # noqa: E402
-from qoq.kernels.w4a8_config import STREAM_K, HopperTile  # noqa: E402
-from qoq.kernels.w4a8_gluon import REGISTERS, _layouts, w4a8_gemm_gluon  # noqa: E402
-from qoq.kernels.w4a8_gluon_kernel import _w4a8_kernel  # noqa: E402
-from qoq.kernels.w4a8_operands import Workspace  # noqa: E402
-from qoq.kernels.w4a8_table import shipped_table  # noqa: E402
 
 from .sass import assemble, compile_ahead, main_loop  # noqa: E402
 
@@ -121,7 +121,7 @@ def test_equals_the_definition_on_a_gpu(shape: tuple[int, int], group_size: int)
 def test_the_entry_point(group_size: int) -> None:
     """Every M, strided rows, bias, bf16, under a CUDA graph."""
     from qoq.kernels.bench.gemm import random_activations, random_weight, reference
-    from qoq.kernels.w4a8 import W4A8Gemm
+    from qoq.kernels.gpu.w4a8 import W4A8Gemm
 
     gemm, operands = W4A8Gemm(torch.device("cuda")), random_weight(576, 1536, group_size, 1)
     weight, bias = operands.copies[0], torch.randn(576, device="cuda")

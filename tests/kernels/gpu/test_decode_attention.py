@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 import torch
 
-from qoq.kernels.decode_plan import PARTITION, TILE, DecodePlan
+from qoq.kernels.gpu.decode_plan import PARTITION, TILE, DecodePlan
 from qoq.kernels.kv_cache import KvFormat
 
 triton = pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
 from qoq.kernels.bench.attention_case import AttentionCase, make_case  # noqa: E402
-from qoq.kernels.decode_attention_triton import (  # noqa: E402
+from qoq.kernels.gpu.decode_attention import (  # noqa: E402
     DecodeConfig,
     _decode_kernel,
     decode_partials,
 )
-from qoq.kernels.merge_partials_triton import merge  # noqa: E402
+from qoq.kernels.gpu.merge_partials import merge  # noqa: E402
 
 from .interpreted import assert_equal_under_the_interpreter  # noqa: E402
 from .sass import assemble, compile_ahead, main_loop  # noqa: E402

@@ -7,18 +7,18 @@ other rows are compared with float64.
 
 import torch
 
-from qoq.kernels.decode_plan import DecodePlan
+from qoq.kernels.gpu.decode_plan import DecodePlan
+from qoq.kernels.gpu.merge_partials import merge, merge_quantize
+from qoq.kernels.gpu.quantized_rows import QuantizedRows
+from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton
+from qoq.kernels.gpu.rope_store_kv import HeadNorm, rope_store_kv_triton
+from qoq.kernels.gpu.silu_mul import silu_mul_quantize_triton
 from qoq.kernels.kv_cache import KvCache, KvFormat, SlotMapping
-from qoq.kernels.merge_partials_triton import merge, merge_quantize
 from qoq.kernels.quantize import QuantizedActivations, quantize_activations
-from qoq.kernels.quantize_triton import QuantizedRows
 from qoq.kernels.rms_norm import add_rms_norm_quantize, rms_norm, rms_norm_reference
-from qoq.kernels.rms_norm_triton import add_rms_norm_quantize_triton
 from qoq.kernels.rope import rope_table
 from qoq.kernels.rope_store_kv import rope_store_kv
-from qoq.kernels.rope_store_kv_triton import HeadNorm, rope_store_kv_triton
 from qoq.kernels.silu_mul import silu_mul_quantize, silu_mul_reference
-from qoq.kernels.silu_mul_triton import silu_mul_quantize_triton
 
 UNIT_ROUNDOFF = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 2**-24}
 

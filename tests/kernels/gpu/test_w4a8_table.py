@@ -2,8 +2,8 @@
 
 import pytest
 
-from qoq.kernels.w4a8_config import HopperTile, TileConfig, portable_config
-from qoq.kernels.w4a8_table import Choice, GemmTable, Shape, shipped_table
+from qoq.kernels.gpu.w4a8_config import HopperTile, TileConfig, portable_config
+from qoq.kernels.gpu.w4a8_table import Choice, GemmTable, Shape, shipped_table
 
 SMALL, LARGE = HopperTile(16, 4, 2), HopperTile(256, 4, takes_turns=True)
 WIDE = TileConfig(64, 128, 4, 4, 2, True)

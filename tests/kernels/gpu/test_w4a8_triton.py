@@ -5,15 +5,15 @@ import re
 import pytest
 import torch
 
+from qoq.kernels.gpu.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
 from qoq.kernels.packing import pack_codes
 from qoq.kernels.quantize import QuantizedActivations
-from qoq.kernels.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
 
 triton = pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
-from qoq.kernels.w4a8_config import TileConfig  # noqa: E402
-from qoq.kernels.w4a8_operands import Workspace  # noqa: E402
-from qoq.kernels.w4a8_triton import _w4a8_gemm_kernel, w4a8_gemm_triton  # noqa: E402
+from qoq.kernels.gpu.w4a8_config import TileConfig  # noqa: E402
+from qoq.kernels.gpu.w4a8_operands import Workspace  # noqa: E402
+from qoq.kernels.gpu.w4a8_triton import _w4a8_gemm_kernel, w4a8_gemm_triton  # noqa: E402
 
 from .interpreted import assert_equal_under_the_interpreter  # noqa: E402
 from .sass import assemble, compile_ahead, main_loop  # noqa: E402

@@ -7,13 +7,13 @@ import itertools
 
 import torch
 
+from qoq.kernels.gpu.w4a8_config import TileConfig
+from qoq.kernels.gpu.w4a8_operands import Workspace
+from qoq.kernels.gpu.w4a8_triton import w4a8_gemm_triton
+from qoq.kernels.gpu.w4a8_weight import pack_per_channel, pack_per_group
 from qoq.kernels.packing import pack_codes
 from qoq.kernels.quantize import QuantizedActivations
-from qoq.kernels.w4a8_config import TileConfig
 from qoq.kernels.w4a8_gemm import w4a8_gemm_per_channel_reference, w4a8_gemm_reference
-from qoq.kernels.w4a8_operands import Workspace
-from qoq.kernels.w4a8_triton import w4a8_gemm_triton
-from qoq.kernels.w4a8_weight import pack_per_channel, pack_per_group
 
 CONFIGS = [TileConfig(16, 64, 4, 3), TileConfig(16, 128, 4, 3, 3), TileConfig(32, 64, 4, 3, 2)]
 SHAPES = [(1, 64, 128), (3, 200, 576), (17, 72, 256), (40, 130, 320)]

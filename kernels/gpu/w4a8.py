@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qoq.kernels.gpu.w4a8_config import Config, HopperTile, portable_config
+from qoq.kernels.gpu.w4a8_gluon import can_run, w4a8_gemm_gluon
+from qoq.kernels.gpu.w4a8_operands import Workspace
+from qoq.kernels.gpu.w4a8_table import Shape, shipped_table
+from qoq.kernels.gpu.w4a8_triton import w4a8_gemm_triton
+from qoq.kernels.gpu.w4a8_weight import W4A8Weight
 from qoq.kernels.quantize import QuantizedActivations
-from qoq.kernels.w4a8_config import Config, HopperTile, portable_config
-from qoq.kernels.w4a8_gluon import can_run, w4a8_gemm_gluon
-from qoq.kernels.w4a8_operands import Workspace
-from qoq.kernels.w4a8_table import Shape, shipped_table
-from qoq.kernels.w4a8_triton import w4a8_gemm_triton
-from qoq.kernels.w4a8_weight import W4A8Weight
 
 
 class W4A8Gemm:

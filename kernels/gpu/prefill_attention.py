@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qoq.kernels.gpu.kv_codes import load_parts
+from qoq.kernels.gpu.partial_softmax import CODE_UNIT, LOG2_E, MASKED
 from qoq.kernels.kv_cache import KvCache, KvFormat
-from qoq.kernels.kv_codes_triton import load_parts
-from qoq.kernels.partial_softmax_triton import CODE_UNIT, LOG2_E, MASKED
 
 ROWS = 128
 TOKENS = 64

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from qoq.kernels.w4a8_config import Config, HopperTile, TileConfig
+from qoq.kernels.gpu.w4a8_config import Config, HopperTile, TileConfig
 
 KINDS = {"portable": TileConfig, "hopper": HopperTile}
 

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qoq.kernels.gpu.quantized_rows import ROUNDER
 from qoq.kernels.kv_cache import FP16_MAX, KvCache, KvFormat, SlotMapping
-from qoq.kernels.quantize_triton import ROUNDER
 
 
 class HeadNorm(NamedTuple):

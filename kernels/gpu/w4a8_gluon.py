@@ -22,11 +22,11 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from qoq.kernels.gpu.w4a8_config import STREAM_K, HopperTile
+from qoq.kernels.gpu.w4a8_gluon_kernel import _w4a8_kernel
+from qoq.kernels.gpu.w4a8_operands import Workspace, check_operands
+from qoq.kernels.gpu.w4a8_weight import ROWS, W4A8Weight
 from qoq.kernels.quantize import QuantizedActivations
-from qoq.kernels.w4a8_config import STREAM_K, HopperTile
-from qoq.kernels.w4a8_gluon_kernel import _w4a8_kernel
-from qoq.kernels.w4a8_operands import Workspace, check_operands
-from qoq.kernels.w4a8_weight import ROWS, W4A8Weight
 
 # Two blocks on a multiprocessor leave 80 registers a thread, of which the warps that fetch lend
 # theirs to those that multiply.

@@ -10,9 +10,9 @@ from qoq.kernels.quantize import QuantizedActivations
 
 triton = pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
-from qoq.kernels.w4a8_config import TileConfig  # noqa: E402
-from qoq.kernels.w4a8_operands import Workspace  # noqa: E402
-from qoq.kernels.w8a8_triton import (  # noqa: E402
+from qoq.kernels.gpu.w4a8_config import TileConfig  # noqa: E402
+from qoq.kernels.gpu.w4a8_operands import Workspace  # noqa: E402
+from qoq.kernels.gpu.w8a8 import (  # noqa: E402
     _w8a8_gemm_kernel,
     w8a8_config,
     w8a8_gemm_triton,

@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from qoq.kernels.bench.attention_case import AttentionCase
+from qoq.kernels.gpu.prefill_attention import plan_prefill, prefill_attention
 from qoq.kernels.kv_cache import KvCache
 from qoq.kernels.paged_attention import paged_attention_reference
-from qoq.kernels.prefill_attention_triton import plan_prefill, prefill_attention
 
 
 def run(

@@ -7,9 +7,9 @@ import interpreter  # noqa: F401
 import torch
 
 from qoq.kernels.bench.attention_case import AttentionCase, make_case
-from qoq.kernels.decode_attention_triton import decode_partials
-from qoq.kernels.decode_plan import DecodePlan
-from qoq.kernels.merge_partials_triton import merge
+from qoq.kernels.gpu.decode_attention import decode_partials
+from qoq.kernels.gpu.decode_plan import DecodePlan
+from qoq.kernels.gpu.merge_partials import merge
 
 
 def attend(case: AttentionCase, enough: int, window: int | None) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qoq.kernels.gpu.w4a8_weight import W4A8Weight
 from qoq.kernels.quantize import QuantizedActivations
-from qoq.kernels.w4a8_weight import W4A8Weight
 
 MAX_SPLIT_TILES = 4096
 

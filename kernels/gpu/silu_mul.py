@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qoq.kernels.quantize_triton import QuantizedRows, num_warps, store_quantized
+from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
 
 
 def silu_mul_quantize_triton(gate_up: Tensor) -> QuantizedRows:

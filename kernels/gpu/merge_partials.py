@@ -12,9 +12,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from qoq.kernels.decode_plan import GROUP, PARTITION, DecodePlan
-from qoq.kernels.partial_softmax_triton import MASKED, fold, weigh
-from qoq.kernels.quantize_triton import QuantizedRows, num_warps, store_quantized
+from qoq.kernels.gpu.decode_plan import GROUP, PARTITION, DecodePlan
+from qoq.kernels.gpu.partial_softmax import MASKED, fold, weigh
+from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
 
 # Contexts of one group: heads of a program. Longer ones: columns, and groups side by side.
 LINES = 8

@@ -10,7 +10,7 @@ from qoq.kernels.kv_cache import KvFormat
 pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
 from qoq.kernels.bench.attention_case import make_case
-from qoq.kernels.prefill_attention_triton import (
+from qoq.kernels.gpu.prefill_attention import (
     ROWS,
     TOKENS,
     _prefill_kernel,

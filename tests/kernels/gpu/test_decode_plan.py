@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qoq.kernels.decode_plan import GROUP, PARTITION, TILE, DecodePlan
+from qoq.kernels.gpu.decode_plan import GROUP, PARTITION, TILE, DecodePlan
 
 SPAN = PARTITION * GROUP
 

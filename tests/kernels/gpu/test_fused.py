@@ -5,17 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from qoq.kernels.decode_plan import DecodePlan
+from qoq.kernels.gpu.decode_plan import DecodePlan
 from qoq.kernels.kv_cache import KvFormat, SlotMapping
 
 pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
-from qoq.kernels import (
-    merge_partials_triton,
-    rms_norm_triton,
-    rope_store_kv_triton,
-    silu_mul_triton,
-)
+from qoq.kernels.gpu import merge_partials, rms_norm, rope_store_kv, silu_mul
 
 from .interpreted import assert_equal_under_the_interpreter
 from .sass import assemble, compile_ahead
@@ -58,33 +53,33 @@ ROPE = {
 }
 KERNELS: dict[str, tuple[Any, dict[str, Any], int]] = {
     "rms": (
-        rms_norm_triton._add_rms_norm_quantize_kernel,
+        rms_norm._add_rms_norm_quantize_kernel,
         {"K": 4096, "BLOCK": 4096, "ADDS": True},
         8,
     ),
-    "silu": (silu_mul_triton._silu_mul_quantize_kernel, {"K": 14336, "BLOCK": 16384}, 16),
+    "silu": (silu_mul._silu_mul_quantize_kernel, {"K": 14336, "BLOCK": 16384}, 16),
     "rope4": (
-        rope_store_kv_triton._rope_store_kv_kernel,
+        rope_store_kv._rope_store_kv_kernel,
         ROPE | {"BITS": 4, "NORMS": True},
         4,
     ),
     "rope8": (
-        rope_store_kv_triton._rope_store_kv_kernel,
+        rope_store_kv._rope_store_kv_kernel,
         ROPE | {"BITS": 8, "NORMS": False},
         4,
     ),
     "merge_heads": (
-        merge_partials_triton._merge_heads_kernel,
+        merge_partials._merge_heads_kernel,
         HEADS | {"BLOCK": 128, "LINES": 8, "OVERLAPS": False},
         4,
     ),
     "merge_groups": (
-        merge_partials_triton._merge_groups_kernel,
+        merge_partials._merge_groups_kernel,
         HEADS | {"COLUMNS": 32, "GROUPS": 16, "PER_GROUP": 8, "OVERLAPS": False},
         1,
     ),
     "merge_quantize": (
-        merge_partials_triton._merge_quantize_kernel,
+        merge_partials._merge_quantize_kernel,
         HEADS | {"BLOCK": 128, "LINES": 32},
         8,
     ),
@@ -107,7 +102,7 @@ def test_compiles_without_a_spill(name: str, arch: int) -> None:
 
 
 def test_norm_refuses_what_does_not_match() -> None:
-    norm = rms_norm_triton.add_rms_norm_quantize_triton
+    norm = rms_norm.add_rms_norm_quantize_triton
     rows, gain = torch.ones(2, 8), torch.ones(8)
     with pytest.raises(ValueError, match="gain: expected"):
         norm(None, rows, gain[1:], 1e-5)
@@ -120,7 +115,7 @@ def test_norm_refuses_what_does_not_match() -> None:
 @pytest.mark.parametrize("shape", [(2, 7), (2, 2, 4)])
 def test_silu_refuses_what_has_no_halves(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="gate_up: expected"):
-        silu_mul_triton.silu_mul_quantize_triton(torch.ones(shape))
+        silu_mul.silu_mul_quantize_triton(torch.ones(shape))
 
 
 def test_rope_refuses_what_does_not_match() -> None:
@@ -130,7 +125,7 @@ def test_rope_refuses_what_does_not_match() -> None:
 
     def refused(message: str, *args: Any) -> None:
         with pytest.raises(ValueError, match=message):
-            rope_store_kv_triton.rope_store_kv_triton(*args)
+            rope_store_kv.rope_store_kv_triton(*args)
 
     refused("qkv: expected", qkv[:, :4], rope, cache, slots, fmt)
     strided = qkv.transpose(1, 2).contiguous().transpose(1, 2)
@@ -148,7 +143,7 @@ def test_merge_refuses_more_requests_than_planned() -> None:
         2, 8, 100, num_heads=4, num_kv_heads=2, head_dim=32, device=torch.device("cpu")
     )
     with pytest.raises(ValueError, match="out: 3 rows, the plan has 2"):
-        merge_partials_triton.merge_quantize(plan, 3, torch.empty(0))
+        merge_partials.merge_quantize(plan, 3, torch.empty(0))
 
 
 @pytest.mark.gpu
