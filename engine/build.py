@@ -8,14 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from qoq.engine.checkpoint import Checkpoint, read_json
 from qoq.engine.config import EngineConfig
-from qoq.engine.engine import Engine
+from qoq.engine.cpu.device_thread import DeviceThread
+from qoq.engine.cpu.loader import load_decoder
+from qoq.engine.cpu.model_runner import ModelRunner
+from qoq.engine.engine import Engine, Runner
+from qoq.engine.engine_info import describe
 from qoq.engine.grammar import Grammars
 from qoq.engine.memory import MemoryPlan, available_memory, plan_memory
-from qoq.engine.model_runner import ModelRunner
 from qoq.engine.models.config import ModelConfig, parse_model_config
-from qoq.engine.models.loader import kv_format, load_decoder
+from qoq.engine.models.loader import kv_format
+from qoq.engine.open_checkpoint import open_checkpoint
 from qoq.engine.precision import Precision
 from qoq.engine.protocol import EngineInfo
 from qoq.kernels.int8_gemm import check_exactness
@@ -28,26 +31,23 @@ logger = logging.getLogger(__name__)
 def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     """Load the checkpoint and return an engine that is ready for requests.
 
-    Everything that uses torch runs in the engine's device thread, loading too. OpenMP keeps a team
-    of threads for every thread that asks for one, and with two teams on the same cores its barriers
-    sleep instead of spin: a decode step took 95 ms in place of 54.
-
     Raises:
         CheckpointError: the checkpoint is missing, corrupt, or of another precision.
         OutOfMemoryError: weights and KV cache do not fit.
         ValueError: an unsupported architecture or a setting out of range.
     """
     started_s = time.monotonic()
-    device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-    runner, info, plan = device.submit(build_runner, config).result()
+    is_gpu = _is_gpu(config)
+    runner, info = _gpu_runner(config) if is_gpu else _cpu_runner(config)
     scheduler = Scheduler(
         SchedulerConfig(
-            num_blocks=plan.num_blocks,
+            num_blocks=info.num_blocks,
             block_size=info.block_size,
             max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            max_model_len=plan.max_model_len,
+            max_num_batched_tokens=config.step_tokens(is_gpu),
+            max_model_len=info.max_model_len,
             enable_prefix_caching=config.enable_prefix_caching,
+            separates_output=is_gpu,
         )
     )
     logger.info(
@@ -60,15 +60,35 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
         info.max_model_len,
         time.monotonic() - started_s,
     )
-    return Engine(scheduler, runner, device, config.steps_in_flight), info
+    return Engine(scheduler, runner, config.steps_in_flight), info
+
+
+def _is_gpu(config: EngineConfig) -> bool:
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise ValueError("--device cuda: torch finds no CUDA device; use --device cpu")
+    return has_gpu and config.device != "cpu"
+
+
+def _gpu_runner(config: EngineConfig) -> tuple[Runner, EngineInfo]:
+    # Needs triton, which a machine without a GPU may lack.
+    from qoq.engine.gpu.build import build_gpu_runner
+
+    return build_gpu_runner(config)
+
+
+def _cpu_runner(config: EngineConfig) -> tuple[Runner, EngineInfo]:
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+    runner, info, _ = thread.submit(build_runner, config).result()
+    return DeviceThread(runner, thread), info
 
 
 def build_runner(config: EngineConfig) -> tuple[ModelRunner, EngineInfo, MemoryPlan]:
-    """As ``build_engine``, without a scheduler: for evaluation that makes its own batches."""
+    """A runner on the CPU, without a scheduler: for evaluation that makes its own batches too."""
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     check_exactness()
-    checkpoint = Checkpoint(config.model)
+    checkpoint = open_checkpoint(config, torch.device("cpu"))
     model = parse_model_config(checkpoint.config)
     precision = checkpoint.precision_for(config.precision)
     fmt = kv_format(model, precision)
@@ -81,17 +101,7 @@ def build_runner(config: EngineConfig) -> tuple[ModelRunner, EngineInfo, MemoryP
         available_bytes=available_memory(),
     )
     decoder = load_decoder(checkpoint, model, precision, plan.max_model_len)
-    info = EngineInfo(
-        model=config.model.name,
-        max_model_len=plan.max_model_len,
-        vocab_size=model.vocab_size,
-        eos_token_ids=_eos_token_ids(checkpoint, model),
-        bos_token_id=model.bos_token_id,
-        num_blocks=plan.num_blocks,
-        block_size=fmt.block_size,
-        precision=precision.name,
-        device="cpu",
-    )
+    info = describe(checkpoint, model, precision, fmt, plan, "cpu")
     grammars = Grammars(checkpoint.folder / "tokenizer.json", model.vocab_size, info.eos_token_ids)
     return ModelRunner(decoder, model, fmt, plan.num_blocks, grammars), info, plan
 
@@ -103,12 +113,3 @@ def _weight_bytes(model: ModelConfig, precision: Precision) -> int:
     width = {"float32": 4, "float16": 4, "bfloat16": 2}[precision.dtype]
     layers = model.num_layers * per_layer * (1 if precision.activation_bits else width)
     return layers + model.vocab_size * model.hidden_size * (4 + 2)
-
-
-def _eos_token_ids(checkpoint: Checkpoint, model: ModelConfig) -> tuple[int, ...]:
-    """generation_config.json knows them better than config.json: chat models have several."""
-    path = checkpoint.folder / "generation_config.json"
-    eos = read_json(path).get("eos_token_id") if path.exists() else None
-    if eos is None:
-        return model.eos_token_ids
-    return tuple(eos) if isinstance(eos, list) else (eos,)

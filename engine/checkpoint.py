@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,18 @@ FORMAT_VERSION = 1
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded; the message says which file and what to change."""
+
+
+class TensorSource(Protocol):
+    """Where a decoder's tensors come from. ``folder`` names it in messages."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def tensor(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Checked: -1 in ``shape`` and a ``dtype`` of None accept any. Raises CheckpointError."""
 
 
 class Checkpoint:

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Protocol
 
-from qoq.engine.model_runner import ModelRunner, StepResult
+from qoq.engine.grammar import Grammars
+from qoq.engine.step_result import StepResult
 from qoq.scheduler.batch import Batch, RequestOutput
 from qoq.scheduler.request import Request, SamplingParams
 from qoq.scheduler.scheduler import Scheduler
 from qoq.scheduler.stats import SchedulerStats
 
 
-class Engine:
-    """Owns the scheduler and the runner. ``device`` has one thread and stands for its queue."""
+class RunningStep(Protocol):
+    def result(self) -> StepResult:
+        """Waits for the device. Raises what the step raised."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        runner: ModelRunner,
-        device: ThreadPoolExecutor,
-        steps_in_flight: int,
-    ) -> None:
+
+class Runner(Protocol):
+    """Runs steps in the order given; a step may continue a request whose last token it sampled."""
+
+    @property
+    def grammars(self) -> Grammars: ...
+
+    def submit(self, batch: Batch) -> RunningStep:
+        """Start a step and return, if the device allows, before it is done."""
+
+    def close(self) -> None: ...
+
+
+class Engine:
+    """Owns the scheduler and the runner."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, steps_in_flight: int) -> None:
         self._scheduler = scheduler
         self._runner = runner
-        self._device = device
         self._steps_in_flight = steps_in_flight
-        self._in_flight: deque[tuple[Batch, Future[StepResult]]] = deque()
+        self._in_flight: deque[tuple[Batch, RunningStep]] = deque()
 
     @property
     def has_work(self) -> bool:
@@ -57,7 +68,7 @@ class Engine:
         """Submit the next step and, once enough are in flight, wait for the oldest."""
         batch = self._scheduler.schedule()
         if batch.scheduled:
-            self._in_flight.append((batch, self._device.submit(self._runner.run, batch)))
+            self._in_flight.append((batch, self._runner.submit(batch)))
         is_full = len(self._in_flight) >= self._steps_in_flight
         if self._in_flight and (is_full or not batch.scheduled):
             batch, running = self._in_flight.popleft()
@@ -66,7 +77,7 @@ class Engine:
         return self._scheduler.take_outputs()
 
     def close(self) -> None:
-        self._device.shutdown(cancel_futures=True)
+        self._runner.close()
 
 
 def _with_extras(outputs: list[RequestOutput], result: StepResult) -> list[RequestOutput]:

@@ -14,7 +14,7 @@ def apply_rules(logits: Tensor, sampling: SamplingParams, output: Sequence[int])
     """Changes fp32 ``logits`` ``[V]`` of the token that shall follow ``output``."""
     if sampling.logit_bias:
         token_ids, bias = zip(*sampling.logit_bias, strict=True)
-        logits[list(token_ids)] += torch.tensor(bias)
+        logits[list(token_ids)] += torch.tensor(bias, device=logits.device)
     if sampling.allowed_token_ids is not None:
         allowed = list(sampling.allowed_token_ids)
         kept = logits[allowed]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qoq.engine.config import EngineConfig
+from qoq.engine.config import CPU_KV_CACHE_BYTES, EngineConfig
 
 # Activations, the Python process and torch itself.
 OVERHEAD_BYTES = 512 * 2**20
@@ -36,15 +36,16 @@ def plan_memory(
         OutOfMemoryError: weights and cache exceed the memory, or the context exceeds the cache.
         ValueError: ``max_model_len`` exceeds the model's own limit.
     """
-    needed = weight_bytes + config.kv_cache_bytes + OVERHEAD_BYTES
+    cache_bytes = config.kv_cache_bytes or CPU_KV_CACHE_BYTES
+    needed = weight_bytes + cache_bytes + OVERHEAD_BYTES
     if needed > available_bytes:
         raise OutOfMemoryError(
-            f"not enough memory: weights {_gib(weight_bytes)} + KV cache "
-            f"{_gib(config.kv_cache_bytes)} + overhead {_gib(OVERHEAD_BYTES)} = {_gib(needed)}, "
-            f"but {_gib(available_bytes)} is available; lower --kv-cache-bytes or use a smaller "
+            f"not enough memory: weights {gib(weight_bytes)} + KV cache "
+            f"{gib(cache_bytes)} + overhead {gib(OVERHEAD_BYTES)} = {gib(needed)}, "
+            f"but {gib(available_bytes)} is available; lower --kv-cache-bytes or use a smaller "
             "model"
         )
-    num_blocks = config.kv_cache_bytes // bytes_per_block
+    num_blocks = cache_bytes // bytes_per_block
     capacity = num_blocks * block_size
     wanted = config.max_model_len or model_limit
     if wanted > model_limit:
@@ -53,7 +54,7 @@ def plan_memory(
         )
     if capacity < (config.max_model_len or 1):
         raise OutOfMemoryError(
-            f"the KV cache of {_gib(config.kv_cache_bytes)} holds {capacity} tokens "
+            f"the KV cache of {gib(cache_bytes)} holds {capacity} tokens "
             f"({num_blocks} blocks of {block_size} tokens, {bytes_per_block} bytes each), fewer "
             f"than --max-model-len {wanted}; raise --kv-cache-bytes to at least "
             f"{-(-wanted // block_size) * bytes_per_block}"
@@ -72,5 +73,5 @@ def available_memory() -> int:
     return available
 
 
-def _gib(num_bytes: int) -> str:
+def gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GiB"

@@ -6,10 +6,12 @@ the request's state, and the prompt, computed again, makes a new one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
+
 import torch
 from torch import Tensor
 
-from qoq.engine.layers.linear import Activations
 from qoq.engine.logprobs import token_logprobs
 from qoq.engine.models.decoder import Decoder
 from qoq.scheduler.batch import Extras, TokenLogprobs
@@ -19,6 +21,21 @@ from qoq.scheduler.request import Pooling, SamplingParams
 _ROWS_AT_ONCE = 64
 
 
+class Codes(Protocol):
+    """Quantized rows: a NamedTuple of tensors, these two among them."""
+
+    @property
+    def codes(self) -> Tensor: ...
+
+    @property
+    def scales(self) -> Tensor: ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+H = TypeVar("H", bound=Tensor | Codes)
+
+
 class PromptPass:
     def __init__(self, prompt: list[int], sampling: SamplingParams) -> None:
         self._prompt = prompt
@@ -26,10 +43,10 @@ class PromptPass:
         self._logprobs: list[TokenLogprobs] = []
         self._pooled: Tensor | None = None
 
-    def add(self, hidden: Activations, start: int, decoder: Decoder) -> None:
+    def add(self, hidden: H, start: int, decoder: Decoder[H, Any]) -> None:
         """``hidden`` ``[M, hidden]`` belongs to the prompt's tokens from position ``start`` on."""
         if self._sampling.pooling is not None:
-            self._pool(hidden if isinstance(hidden, Tensor) else hidden.codes * hidden.scales)
+            self._pool(_values(hidden))
         if self._sampling.prompt_logprobs is not None:
             targets = self._prompt[start + 1 : start + 1 + len(row_range(hidden))]
             for first in range(0, len(targets), _ROWS_AT_ONCE):
@@ -61,11 +78,15 @@ class PromptPass:
         return embedding
 
 
-def row_range(hidden: Activations) -> range:
+def row_range(hidden: Tensor | Codes) -> range:
     return range(hidden.shape[0] if isinstance(hidden, Tensor) else hidden.codes.shape[0])
 
 
-def take_rows(hidden: Activations, start: int, stop: int) -> Activations:
+def take_rows(hidden: H, start: int, stop: int) -> H:
     if isinstance(hidden, Tensor):
-        return hidden[start:stop]
-    return type(hidden)(hidden.codes[start:stop], hidden.scales[start:stop])
+        return hidden[start:stop]  # type: ignore[return-value]
+    return type(hidden)(*(part[start:stop] for part in hidden))
+
+
+def _values(hidden: Tensor | Codes) -> Tensor:
+    return hidden if isinstance(hidden, Tensor) else hidden.codes * hidden.scales

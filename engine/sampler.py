@@ -33,7 +33,7 @@ class SampleRow:
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
     """One token id for each row of fp32 ``logits`` ``[R, V]``, which is overwritten."""
     for index, row in enumerate(rows):
-        _penalize(logits[index], row)
+        penalize(logits[index], row)
         apply_rules(logits[index], row.sampling, row.token_ids[row.num_prompt_tokens :])
     mask_by_grammar(logits, [row.matcher for row in rows])
     tokens: list[int] = logits.argmax(dim=-1).tolist()
@@ -45,16 +45,18 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
     return tokens
 
 
-def _penalize(logits: Tensor, row: SampleRow) -> None:
+def penalize(logits: Tensor, row: SampleRow) -> None:
     """Repetition over prompt and output (Keskar et al., 2019); the other two over the output."""
     sampling = row.sampling
     if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor(row.token_ids).unique()
+        seen = torch.tensor(row.token_ids, device=logits.device).unique()
         values = logits[seen]
         penalty = sampling.repetition_penalty
         logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
     if sampling.presence_penalty or sampling.frequency_penalty:
-        output = torch.tensor(row.token_ids[row.num_prompt_tokens :], dtype=torch.int64)
+        output = torch.tensor(
+            row.token_ids[row.num_prompt_tokens :], dtype=torch.int64, device=logits.device
+        )
         seen, counts = output.unique(return_counts=True)
         logits[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
 

@@ -73,7 +73,14 @@ class KvFormat:
         Memory comes zeroed and is taken from the system page by page as blocks are first used.
         """
         zeros = np.zeros((num_blocks, self.block_bytes), dtype=np.uint8)
-        blocks = torch.from_numpy(zeros).view(self.dtype)
+        return self._cache(torch.from_numpy(zeros).view(self.dtype))
+
+    def allocate_on(self, device: torch.device, num_blocks: int) -> KvCache:
+        """As ``allocate``, in a device's memory."""
+        shape = (num_blocks, self.block_bytes)
+        return self._cache(torch.zeros(shape, dtype=torch.uint8, device=device).view(self.dtype))
+
+    def _cache(self, blocks: Tensor) -> KvCache:
         return KvCache(blocks, self.codes(blocks), self.scales(blocks) if self.bits else None)
 
     def codes(self, blocks: Tensor) -> Tensor:

@@ -18,8 +18,12 @@ class SchedulerConfig:
     """``num_blocks`` KV blocks of ``block_size`` tokens, and what one step may run.
 
     ``max_num_seqs`` bounds the running requests, ``max_num_batched_tokens`` the tokens of a step,
-    ``max_model_len`` prompt plus output of one request. Raises ValueError for a limit below 1,
-    under which no request could ever run.
+    ``max_model_len`` prompt plus output of one request. Raises ValueError
+    for a limit below 1, under which no request could ever run.
+
+    ``separates_output`` is for devices whose kernels for prompt and output tokens do not sum in the
+    same order: a request that resumes after a preemption computes its output as it came, one token
+    a step, and output is not shared as a prefix of other requests.
     """
 
     num_blocks: int
@@ -28,6 +32,7 @@ class SchedulerConfig:
     max_num_batched_tokens: int
     max_model_len: int
     enable_prefix_caching: bool = True
+    separates_output: bool = False
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:

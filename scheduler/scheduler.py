@@ -150,10 +150,17 @@ class Scheduler:
 
     def _schedule_running(self, step: Step) -> None:
         for request in list(self._running):
-            num_tokens = min(request.num_schedulable_tokens, step.budget)
+            num_tokens = self._num_tokens(request, step.budget)
             is_running = request.status is RequestStatus.RUNNING
             if num_tokens and is_running and self._make_room(request, num_tokens):
                 step.add(request, num_tokens, self._blocks.allocate(request, num_tokens))
+
+    def _num_tokens(self, request: Request, budget: int) -> int:
+        num_tokens = min(request.num_schedulable_tokens, budget)
+        if not self._config.separates_output:
+            return num_tokens
+        num_prompt_left = len(request.prompt_token_ids) - request.num_computed_tokens
+        return min(num_tokens, num_prompt_left if num_prompt_left > 0 else 1)
 
     def _make_room(self, request: Request, num_tokens: int) -> bool:
         """Preempt the last in rank until the tokens fit; False where that was the request."""
@@ -169,7 +176,7 @@ class Scheduler:
             request = self._waiting.first
             if not self._admit(request):
                 break
-            num_tokens = min(request.num_schedulable_tokens, step.budget)
+            num_tokens = self._num_tokens(request, step.budget)
             self._blocks.allocate(request, num_tokens)
             step.add_new(request, num_tokens)
 
@@ -215,9 +222,15 @@ class Scheduler:
                 entry.request.num_in_flight -= 1
             if entry.holds_blocks:
                 item = entry.scheduled
-                self._blocks.register(entry.request, item.num_computed_tokens, item.end)
+                self._register(entry.request, item.num_computed_tokens, item.end)
             if token_id is not None:
                 self._answer(entry.request, token_id)
+
+    def _register(self, request: Request, start: int, end: int) -> None:
+        if self._config.separates_output:
+            end = min(end, len(request.prompt_token_ids))
+        if start < end:
+            self._blocks.register(request, start, end)
 
     def _answer(self, request: Request, token_id: int) -> None:
         sampling = request.sampling

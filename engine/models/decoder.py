@@ -1,68 +1,87 @@
-"""The decoder of the Llama family: what differs between models is in its config and its weights."""
+"""The decoder of the Llama family: what differs between models is in its config and its weights.
+
+One definition for every device. A device brings its layers, what travels between them (``A``: plain
+or quantized activations) and what they must know of a step (``S``).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from qoq.engine.layers.attention import Attention, StepTensors
-from qoq.engine.layers.linear import Activations, Linear
-from qoq.engine.layers.norm import AddNorm
 from qoq.kernels.kv_cache import KvCache
-from qoq.kernels.silu_mul import silu_mul, silu_mul_quantize
+
+
+class Step(Protocol):
+    @property
+    def input_ids(self) -> Tensor:
+        """Int64 ``[M]``."""
+
+
+A = TypeVar("A")
+S = TypeVar("S", bound=Step)
+A_out = TypeVar("A_out", covariant=True)
+A_in = TypeVar("A_in", contravariant=True)
+S_in = TypeVar("S_in", contravariant=True)
+
+
+class Norm(Protocol[A_out]):
+    """Adds ``x`` (None: nothing) to the residual stream in place; what the next layer takes."""
+
+    def __call__(self, x: Tensor | None, residual: Tensor) -> A_out: ...
+
+
+class SelfAttention(Protocol[A_in, S_in]):
+    def __call__(self, x: A_in, cache: KvCache, step: S_in) -> Tensor: ...
+
+
+class Projection(Protocol[A_in]):
+    """A function of each token by itself: an MLP, or ``lm_head``."""
+
+    def __call__(self, x: A_in) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Mlp:
-    gate_up_proj: Linear
-    down_proj: Linear
-    activation_bits: int | None
+class DecoderLayer(Generic[A, S]):
+    input_norm: Norm[A]
+    attention: SelfAttention[A, S]
+    post_attention_norm: Norm[A]
+    mlp: Projection[A]
 
-    def __call__(self, x: Activations) -> Tensor:
-        gate_up = self.gate_up_proj(x)
-        if self.activation_bits is None:
-            return self.down_proj(silu_mul(gate_up))
-        return self.down_proj(silu_mul_quantize(gate_up, self.activation_bits))
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderLayer:
-    input_norm: AddNorm
-    attention: Attention
-    post_attention_norm: AddNorm
-    mlp: Mlp
-
-    def __call__(
-        self, x: Tensor | None, residual: Tensor, cache: KvCache, step: StepTensors
-    ) -> Tensor:
+    def __call__(self, x: Tensor | None, residual: Tensor, cache: KvCache, step: S) -> Tensor:
         """What the layer adds to the residual stream; ``x`` is what the previous one adds."""
         x = self.attention(self.input_norm(x, residual), cache, step)
         return self.mlp(self.post_attention_norm(x, residual))
 
 
 @dataclass(frozen=True, slots=True)
-class Decoder:
-    """``embedding`` ``[V, hidden]`` in 16 or 32 bits; the residual stream has ``norm``'s dtype.
-
-    ``norm`` quantizes where ``lm_head`` is INT8.
-    """
+class Decoder(Generic[A, S]):
+    """``embedding`` ``[V, hidden]`` in 16 or 32 bits; ``rope_table`` is ``kernels.rope``'s."""
 
     embedding: Tensor
-    layers: list[DecoderLayer]
-    norm: AddNorm
-    lm_head: Linear
+    layers: list[DecoderLayer[A, S]]
+    norm: Norm[A]
+    lm_head: Projection[A]
     rope_table: Tensor
+    dtype: torch.dtype
 
-    def hidden_states(self, step: StepTensors, caches: list[KvCache], rows: Tensor) -> Activations:
-        """Run a step; the final hidden states ``[R, hidden]`` of tokens ``rows`` int64 ``[R]``."""
-        residual = self.embedding[step.input_ids].to(self.norm.gain.dtype)
+    def hidden_states(self, step: S, caches: list[KvCache], rows: Tensor | None) -> A:
+        """Run a step; final hidden states ``[R, hidden]`` of tokens ``rows`` int64 ``[R]``, or all.
+
+        The residual stream has ``dtype``.
+        """
+        residual = self.embedding[step.input_ids].to(self.dtype)
         x: Tensor | None = None
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, residual, cache, step)
         assert x is not None
+        if rows is None:
+            return self.norm(x, residual)
         return self.norm(x[rows], residual[rows])
 
-    def logits(self, hidden: Activations) -> Tensor:
+    def logits(self, hidden: A) -> Tensor:
         """Fp32 ``[R, V]``."""
-        return self.lm_head(hidden.float() if isinstance(hidden, Tensor) else hidden)
+        return self.lm_head(hidden)

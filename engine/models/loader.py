@@ -1,22 +1,22 @@
-"""Checkpoint to decoder, layer by layer: tensors are checked, fused and put in the CPU's layout."""
+"""Checkpoint to decoder, layer by layer: names and shapes here, a device's own layers elsewhere."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from qoq.engine.checkpoint import Checkpoint, CheckpointError
-from qoq.engine.layers.attention import Attention, QkNorm
-from qoq.engine.layers.linear import DenseLinear, Int8Linear, Linear, stack_linears
-from qoq.engine.layers.norm import AddNorm
-from qoq.engine.layers.rotary import make_rope_table
+from qoq.engine.checkpoint import CheckpointError, TensorSource
 from qoq.engine.models.config import ModelConfig
-from qoq.engine.models.decoder import Decoder, DecoderLayer, Mlp
+from qoq.engine.models.decoder import A, Decoder, DecoderLayer, Norm, Projection, S, SelfAttention
+from qoq.engine.models.rotary import make_rope_table
 from qoq.engine.precision import Precision
 from qoq.kernels.kv_cache import KvFormat
-from qoq.kernels.w4a8_gemm import unpack_per_channel, unpack_per_group
+
+L = TypeVar("L")
 
 
 def kv_format(config: ModelConfig, precision: Precision) -> KvFormat:
@@ -24,132 +24,154 @@ def kv_format(config: ModelConfig, precision: Precision) -> KvFormat:
     return KvFormat(config.num_kv_heads, config.head_dim, precision.kv_bits, dtype)
 
 
-def load_decoder(
-    checkpoint: Checkpoint, config: ModelConfig, precision: Precision, max_model_len: int
-) -> Decoder:
-    """Raises CheckpointError, naming the tensor, where the checkpoint does not fit its config."""
-    loader = _Loader(checkpoint, config, precision)
-    embedding = checkpoint.tensor(
-        "model.embed_tokens.weight", config.vocab_size, config.hidden_size
-    )
-    lm_head = loader.int8_head() if "lm_head.scales" in checkpoint else loader.dense_head(embedding)
-    return Decoder(
-        embedding=embedding,
-        layers=[loader.layer(index) for index in range(config.num_layers)],
-        norm=loader.norm(
-            "model.norm", activation_bits=8 if isinstance(lm_head, Int8Linear) else None
-        ),
-        lm_head=lm_head,
-        rope_table=make_rope_table(config, max_model_len),
-    )
+class QkNorm(NamedTuple):
+    """RMSNorm of each query and key head, gains ``[head_dim]`` (Qwen3)."""
+
+    q_gain: Tensor
+    k_gain: Tensor
+    eps: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Loader:
-    checkpoint: Checkpoint
+class QuantizedTensors(NamedTuple):
+    """A quantized ``[N, K]`` of a checkpoint: codes, fp32 ``scales`` ``[N]``, bias or None.
+
+    ``codes`` are int8 ``[N, K]``, or uint8 ``[N, K / 2]`` with ``groups`` (scales uint8, offsets
+    int8, ``[N, G]``) or ``zeros`` uint8 ``[N]``.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    groups: tuple[Tensor, Tensor] | None
+    zeros: Tensor | None
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class DecoderLoader(ABC, Generic[A, S, L]):
+    """``L`` is the device's linear layer. Tensors come from ``source`` checked for their shape."""
+
+    source: TensorSource
     config: ModelConfig
     precision: Precision
 
     @property
+    @abstractmethod
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.precision.dtype)
-        return dtype
+        """Of the residual stream."""
 
-    def layer(self, index: int) -> DecoderLayer:
-        name = f"model.layers.{index}"
-        bits = self.precision.activation_bits
-        return DecoderLayer(
-            input_norm=self.norm(f"{name}.input_layernorm", bits),
-            attention=self._attention(f"{name}.self_attn", self.config.windows[index]),
-            post_attention_norm=self.norm(f"{name}.post_attention_layernorm", bits),
-            mlp=self._mlp(f"{name}.mlp"),
-        )
+    @abstractmethod
+    def norm(self, name: str, quantizes: bool) -> Norm[A]: ...
 
-    def norm(self, name: str, activation_bits: int | None) -> AddNorm:
-        gain = self.checkpoint.tensor(f"{name}.weight", self.config.hidden_size)
-        return AddNorm(gain.to(self.dtype), self.config.rms_norm_eps, activation_bits)
+    @abstractmethod
+    def attention(
+        self, qkv_proj: L, o_proj: L, qk_norm: QkNorm | None, window: int | None
+    ) -> SelfAttention[A, S]: ...
 
-    def int8_head(self) -> Linear:
-        """Its activations have 8 bits wherever those of other layers have 8 or fewer."""
-        vocab, hidden = self.config.vocab_size, self.config.hidden_size
-        head = Int8Linear(
-            self.checkpoint.tensor("lm_head.weight", vocab, hidden, dtype=torch.int8),
-            self.checkpoint.tensor("lm_head.scales", vocab, dtype=torch.float32),
-            bias=None,
-        )
-        return head if self.precision.activation_bits else head.dequantize(torch.float32)
+    @abstractmethod
+    def mlp(self, gate_up_proj: L, down_proj: L) -> Projection[A]: ...
 
-    def dense_head(self, embedding: Tensor) -> Linear:
-        is_tied = self.config.tie_word_embeddings or "lm_head.weight" not in self.checkpoint
-        head = embedding if is_tied else self.checkpoint.tensor("lm_head.weight", *embedding.shape)
-        return DenseLinear.from_weight(head.float())
+    @abstractmethod
+    def fused(self, parent: str, outputs: dict[str, int], k: int) -> L:
+        """The projections ``outputs`` (name to N) of one input as a single layer."""
 
-    def _attention(self, name: str, window: int | None) -> Attention:
+    @abstractmethod
+    def int8_head(self) -> Projection[A]: ...
+
+    @abstractmethod
+    def dense_head(self, weight: Tensor) -> Projection[A]: ...
+
+    def load(self, max_model_len: int) -> Decoder[A, S]:
+        """Raises CheckpointError, naming the tensor, where the source does not fit its config."""
         config = self.config
+        embedding = self.source.tensor(
+            "model.embed_tokens.weight", config.vocab_size, config.hidden_size
+        )
+        is_int8 = "lm_head.scales" in self.source
+        lm_head = self.int8_head() if is_int8 else self._dense_head(embedding)
+        return Decoder(
+            embedding=self.embedding(embedding),
+            layers=[self._layer(index) for index in range(config.num_layers)],
+            norm=self.norm("model.norm", quantizes=is_int8 and self._quantizes),
+            lm_head=lm_head,
+            rope_table=self.place(make_rope_table(config, max_model_len)),
+            dtype=self.dtype,
+        )
+
+    def embedding(self, weight: Tensor) -> Tensor:
+        return self.place(weight)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """On the device."""
+        return tensor
+
+    def gain(self, name: str, size: int) -> Tensor:
+        return self.place(self.source.tensor(f"{name}.weight", size).to(self.dtype))
+
+    def read_quantized(self, name: str, n: int, k: int) -> QuantizedTensors:
+        read = self.source.tensor
+        if self.precision.weight_bits == 8:
+            codes = read(f"{name}.weight", n, k, dtype=torch.int8)
+        else:
+            codes = read(f"{name}.qweight", n, k // 2, dtype=torch.uint8)
+        scales = read(f"{name}.scales", n, dtype=torch.float32)
+        bias = self._bias(name, n)
+        if codes.dtype == torch.int8:
+            return QuantizedTensors(codes, scales, None, None, bias)
+        if f"{name}.zeros" in self.source:
+            zeros = read(f"{name}.zeros", n, dtype=torch.uint8)
+            return QuantizedTensors(codes, scales, None, zeros, bias)
+        group_scales = read(f"{name}.group_scales", n, -1, dtype=torch.uint8)
+        group_offsets = read(f"{name}.group_offsets", *group_scales.shape, dtype=torch.int8)
+        return QuantizedTensors(codes, scales, (group_scales, group_offsets), None, bias)
+
+    def read_dense(self, name: str, n: int, k: int) -> tuple[Tensor, Tensor | None]:
+        return self.source.tensor(f"{name}.weight", n, k), self._bias(name, n)
+
+    @property
+    def _quantizes(self) -> bool:
+        return self.precision.activation_bits is not None
+
+    def _layer(self, index: int) -> DecoderLayer[A, S]:
+        name, config = f"model.layers.{index}", self.config
         q_size = config.num_heads * config.head_dim
         kv_size = config.num_kv_heads * config.head_dim
+        hidden, inner = config.hidden_size, config.intermediate_size
         qkv = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
-        return Attention(
-            qkv_proj=self._fused(name, qkv, config.hidden_size),
-            o_proj=self._fused(name, {"o_proj": config.hidden_size}, q_size),
-            qk_norm=self._qk_norm(name) if config.has_qk_norm else None,
-            num_heads=config.num_heads,
-            fmt=kv_format(config, self.precision),
-            window=window,
-            activation_bits=self.precision.activation_bits,
+        attention, mlp = f"{name}.self_attn", f"{name}.mlp"
+        return DecoderLayer(
+            input_norm=self.norm(f"{name}.input_layernorm", self._quantizes),
+            attention=self.attention(
+                self.fused(attention, qkv, hidden),
+                self.fused(attention, {"o_proj": hidden}, q_size),
+                self._qk_norm(attention) if config.has_qk_norm else None,
+                config.windows[index],
+            ),
+            post_attention_norm=self.norm(f"{name}.post_attention_layernorm", self._quantizes),
+            mlp=self.mlp(
+                self.fused(mlp, {"gate_proj": inner, "up_proj": inner}, hidden),
+                self.fused(mlp, {"down_proj": hidden}, inner),
+            ),
         )
 
     def _qk_norm(self, name: str) -> QkNorm:
-        q, k = (
-            self.checkpoint.tensor(f"{name}.{part}_norm.weight", self.config.head_dim)
-            for part in "qk"
-        )
-        return QkNorm(q.to(self.dtype), k.to(self.dtype), self.config.rms_norm_eps)
+        q, k = (self.gain(f"{name}.{part}_norm", self.config.head_dim) for part in "qk")
+        return QkNorm(q, k, self.config.rms_norm_eps)
 
-    def _mlp(self, name: str) -> Mlp:
-        hidden, inner = self.config.hidden_size, self.config.intermediate_size
-        return Mlp(
-            gate_up_proj=self._fused(name, {"gate_proj": inner, "up_proj": inner}, hidden),
-            down_proj=self._fused(name, {"down_proj": hidden}, inner),
-            activation_bits=self.precision.activation_bits,
-        )
-
-    def _fused(self, parent: str, outputs: dict[str, int], k: int) -> Linear:
-        """The projections ``outputs`` (name to N) of one input as a single layer."""
-        names = {f"{parent}.{part}": n for part, n in outputs.items()}
-        if self.precision.is_quantized:
-            stacked = stack_linears([self._int8(name, n, k) for name, n in names.items()])
-            return stacked if self.precision.activation_bits else stacked.dequantize(self.dtype)
-        weights = [self.checkpoint.tensor(f"{name}.weight", n, k) for name, n in names.items()]
-        biases = [self._bias(name, n) for name, n in names.items()]
-        present = [bias for bias in biases if bias is not None]
-        if present and len(present) != len(biases):
-            raise CheckpointError(f"{parent}: either all of {list(outputs)} have a bias or none")
-        return DenseLinear.from_weight(
-            torch.cat([weight.to(self.dtype) for weight in weights]),
-            torch.cat(present) if present else None,
-        )
-
-    def _int8(self, name: str, n: int, k: int) -> Int8Linear:
-        scales = self.checkpoint.tensor(f"{name}.scales", n, dtype=torch.float32)
-        try:
-            weight = self._weight_bytes(name, n, k)
-        except ValueError as error:
-            raise CheckpointError(f"{self.checkpoint.folder}: {name}: {error}") from None
-        return Int8Linear(weight, scales, self._bias(name, n))
-
-    def _weight_bytes(self, name: str, n: int, k: int) -> Tensor:
-        read = self.checkpoint.tensor
-        if self.precision.weight_bits == 8:
-            return read(f"{name}.weight", n, k, dtype=torch.int8)
-        qweight = read(f"{name}.qweight", n, k // 2, dtype=torch.uint8)
-        if f"{name}.zeros" in self.checkpoint:
-            return unpack_per_channel(qweight, read(f"{name}.zeros", n, dtype=torch.uint8))
-        group_scales = read(f"{name}.group_scales", n, -1, dtype=torch.uint8)
-        group_offsets = read(f"{name}.group_offsets", *group_scales.shape, dtype=torch.int8)
-        return unpack_per_group(qweight, group_scales, group_offsets)
+    def _dense_head(self, embedding: Tensor) -> Projection[A]:
+        is_tied = self.config.tie_word_embeddings or "lm_head.weight" not in self.source
+        if is_tied:
+            return self.dense_head(embedding)
+        return self.dense_head(self.source.tensor("lm_head.weight", *embedding.shape))
 
     def _bias(self, name: str, n: int) -> Tensor | None:
-        if f"{name}.bias" not in self.checkpoint:
+        if f"{name}.bias" not in self.source:
             return None
-        return self.checkpoint.tensor(f"{name}.bias", n).to(self.dtype)
+        return self.source.tensor(f"{name}.bias", n).to(self.dtype)
+
+
+def stack_biases(parent: str, names: list[str], biases: list[Tensor | None]) -> Tensor | None:
+    """Of projections side by side. Raises CheckpointError where only some have one."""
+    present = [bias for bias in biases if bias is not None]
+    if present and len(present) != len(biases):
+        raise CheckpointError(f"{parent}: either all of {names} have a bias or none")
+    return torch.cat(present) if present else None

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qoq.engine.layers.rotary import make_rope_table
 from qoq.engine.models.config import ModelConfig
+from qoq.engine.models.rotary import make_rope_table
 from qoq.engine.precision import Precision
 from qoq.kernels.kv_cache import dequantize_kv, quantize_kv
 from qoq.kernels.quantize import quantize_activations

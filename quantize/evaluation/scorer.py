@@ -16,7 +16,7 @@ from tqdm import tqdm
 from qoq.engine.build import build_runner
 from qoq.engine.checkpoint import Checkpoint
 from qoq.engine.config import EngineConfig
-from qoq.engine.model_runner import ModelRunner
+from qoq.engine.cpu.model_runner import ModelRunner
 from qoq.engine.models.config import parse_model_config
 from qoq.engine.models.loader import kv_format
 from qoq.engine.protocol import EngineInfo, SamplingParams

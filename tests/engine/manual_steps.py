@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qoq.engine.build import build_runner
 from qoq.engine.config import EngineConfig
-from qoq.engine.model_runner import ModelRunner
+from qoq.engine.cpu.model_runner import ModelRunner
 from qoq.engine.protocol import SamplingParams
 from qoq.scheduler.batch import Batch, NewRequest, ScheduledRequest
 

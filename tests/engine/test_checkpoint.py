@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qoq.engine.checkpoint import Checkpoint, CheckpointError
+from qoq.engine.cpu.loader import load_decoder
 from qoq.engine.models.config import parse_model_config
-from qoq.engine.models.loader import load_decoder
 
 LAYER = "model.layers.1"
 Tensors = dict[str, Tensor]

@@ -11,7 +11,7 @@ import pytest
 from llguidance import LLMatcher, LLParserLimits
 
 from qoq.engine import grammar as grammar_module
-from qoq.engine.config import EngineConfig
+from qoq.engine.config import CPU_KV_CACHE_BYTES, EngineConfig
 from qoq.engine.grammar import MAX_GRAMMAR_CHARS, GrammarError, Grammars
 from qoq.engine.llm import LLM
 from qoq.engine.protocol import FinishReason, SamplingParams
@@ -79,7 +79,7 @@ def test_a_random_model_says_what_the_grammar_allows(llm: LLM) -> None:
 def test_tokens_do_not_depend_on_company_or_preemption(llm: LLM, talking_model: Path) -> None:
     prompts = [[BOS, *bytes(range(65, 65 + seed))] for seed in range(24)]
     alone = [llm.generate([p], s)[0] for p, s in zip(prompts, mixed_sampling(), strict=True)]
-    per_block = EngineConfig(model=talking_model).kv_cache_bytes // llm.info.num_blocks
+    per_block = CPU_KV_CACHE_BYTES // llm.info.num_blocks
     tight = LLM(EngineConfig(model=talking_model, kv_cache_bytes=5 * per_block, max_model_len=200))
     try:
         together = tight.generate(prompts, mixed_sampling())

@@ -5,8 +5,8 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from qoq.engine.layers.rotary import make_rope_table, rope_frequencies
 from qoq.engine.models.config import parse_model_config
+from qoq.engine.models.rotary import make_rope_table, rope_frequencies
 
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SCALINGS = [

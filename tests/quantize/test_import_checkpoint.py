@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qoq.engine.checkpoint import Checkpoint
+from qoq.engine.cpu.loader import load_decoder
 from qoq.engine.models.config import parse_model_config
-from qoq.engine.models.loader import load_decoder
 from qoq.kernels.packing import unpack_codes
 from qoq.quantize import import_checkpoint as import_module
 from qoq.quantize.errors import ModelSourceError

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qoq.engine.layers.linear import Activations, Linear
+from qoq.engine.cpu.linear import Activations, Linear
+from qoq.engine.models.loader import QkNorm
 from qoq.kernels.attention_plan import AttentionPlan
 from qoq.kernels.kv_cache import KvCache, KvFormat, SlotMapping
 from qoq.kernels.paged_attention import paged_attention
@@ -28,15 +29,6 @@ class StepTensors:
     rope: Tensor
     slots: SlotMapping
     plans: Mapping[int | None, AttentionPlan]
-
-
-@dataclass(frozen=True, slots=True)
-class QkNorm:
-    """RMSNorm of each query and key head, gains ``[head_dim]`` (Qwen3)."""
-
-    q_gain: Tensor
-    k_gain: Tensor
-    eps: float
 
 
 @dataclass(frozen=True, slots=True)

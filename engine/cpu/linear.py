@@ -56,6 +56,17 @@ class DenseLinear:
         return dense_linear(x, self.packed, self.bias)
 
 
+@dataclass(frozen=True, slots=True)
+class DenseHead:
+    """``lm_head``: logits are fp32 whatever the model's dtype."""
+
+    linear: DenseLinear
+
+    def __call__(self, x: Activations) -> Tensor:
+        assert isinstance(x, Tensor)
+        return self.linear(x.float())
+
+
 def stack_linears(parts: list[Int8Linear]) -> Int8Linear:
     """One layer whose outputs are those of ``parts`` side by side (qkv, gate_up)."""
     biases = [part.bias for part in parts]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from qoq.engine.layers.linear import Activations
+from qoq.engine.cpu.linear import Activations
 from qoq.kernels.rms_norm import add_rms_norm, add_rms_norm_quantize
 
 

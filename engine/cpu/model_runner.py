@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qoq.engine.grammar import Grammars, Matcher
-from qoq.engine.layers.attention import StepTensors
-from qoq.engine.layers.linear import Activations
+from qoq.engine.cpu.attention import StepTensors
+from qoq.engine.cpu.linear import Activations
+from qoq.engine.cpu.loader import CpuDecoder
+from qoq.engine.grammar import Grammars
 from qoq.engine.logprobs import token_logprobs
 from qoq.engine.models.config import ModelConfig
-from qoq.engine.models.decoder import Decoder
 from qoq.engine.prompt_pass import PromptPass, take_rows
+from qoq.engine.request_state import RequestStates
 from qoq.engine.sampler import SampleRow, sample
+from qoq.engine.step_result import StepResult
 from qoq.kernels.attention_plan import AttentionPlan, plan_attention
 from qoq.kernels.kv_cache import KvFormat, SlotMapping
-from qoq.scheduler.batch import NO_TOKEN, Batch, Extras, NewRequest, ScheduledRequest, TokenLogprobs
-from qoq.scheduler.request import SamplingParams
-
-
-@dataclass(slots=True)
-class _RequestState:
-    token_ids: list[int]
-    num_prompt_tokens: int
-    sampling: SamplingParams
-    matcher: Matcher | None
-    prompt_pass: PromptPass | None
-    block_table: list[int] = field(default_factory=list)
-
-    def take(self, token_id: int) -> int:
-        """The token, or NO_TOKEN where the grammar cannot be followed any further."""
-        self.token_ids.append(token_id)
-        if self.matcher is None:
-            return token_id
-        self.matcher.advance([token_id])
-        return NO_TOKEN if self.matcher.has_failed else token_id
-
-    def take_extras(self, logprobs: TokenLogprobs | None) -> Extras | None:
-        """The new token's log-probabilities, and once what the prompt gave; None if neither."""
-        prompt_pass, self.prompt_pass = self.prompt_pass, None
-        if prompt_pass is None and logprobs is None:
-            return None
-        extras = Extras() if prompt_pass is None else prompt_pass.extras()
-        return replace(extras, logprobs=None if logprobs is None else [logprobs])
+from qoq.scheduler.batch import Batch, ScheduledRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +32,12 @@ class _PromptRows:
     start: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """One token for each scheduled request that samples, and what some asked for beside it."""
-
-    token_ids: list[int]
-    extras: dict[str, Extras]
-
-
 class ModelRunner:
     """Runs steps in the order given; a step may continue a request whose last token it sampled."""
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: CpuDecoder,
         config: ModelConfig,
         fmt: KvFormat,
         num_blocks: int,
@@ -81,12 +48,12 @@ class ModelRunner:
         self._fmt = fmt
         self.grammars = grammars
         self._caches = [fmt.allocate(num_blocks) for _ in decoder.layers]
-        self._states: dict[str, _RequestState] = {}
+        self._states = RequestStates(grammars)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> StepResult:
         """The new token of each scheduled request that samples, in order."""
-        self._update_states(batch)
+        self._states.update(batch)
         if not batch.scheduled:
             return StepResult([], {})
         step = self._step_tensors(batch.scheduled)
@@ -105,30 +72,12 @@ class ModelRunner:
     @torch.inference_mode()
     def logits(self, batch: Batch, rows: Sequence[int]) -> Tensor:
         """Fp32 ``[R, V]`` of the tokens ``rows`` of the batch, for evaluation; samples nothing."""
-        self._update_states(batch)
+        self._states.update(batch)
         step = self._step_tensors(batch.scheduled)
         hidden = self._decoder.hidden_states(
             step, self._caches, torch.tensor(rows, dtype=torch.int64)
         )
         return self._decoder.logits(hidden)
-
-    def _update_states(self, batch: Batch) -> None:
-        for request_id in batch.dropped:
-            self._states.pop(request_id, None)
-        for item in batch.scheduled:
-            if item.new is not None:
-                self._states[item.request_id] = self._new_state(item.new)
-            self._states[item.request_id].block_table += item.new_block_ids
-
-    def _new_state(self, new: NewRequest) -> _RequestState:
-        grammar, output = new.sampling.grammar, new.token_ids[new.num_prompt_tokens :]
-        matcher = None if grammar is None else self.grammars.matcher(grammar, output)
-        # A request that resumes with output has delivered what its prompt gave.
-        is_wanted = new.sampling.needs_whole_prompt and not output
-        prompt_pass = PromptPass(new.token_ids, new.sampling) if is_wanted else None
-        return _RequestState(
-            list(new.token_ids), new.num_prompt_tokens, new.sampling, matcher, prompt_pass
-        )
 
     def _step_tensors(self, scheduled: list[ScheduledRequest]) -> StepTensors:
         states = [self._states[item.request_id] for item in scheduled]

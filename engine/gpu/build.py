@@ -1,0 +1,154 @@
+"""Config to a running GPU: load, measure what a step takes, give the rest to the cache, capture."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+
+from qoq.engine.checkpoint import Checkpoint
+from qoq.engine.config import EngineConfig
+from qoq.engine.dummy_checkpoint import DummyCheckpoint
+from qoq.engine.engine_info import describe, eos_token_ids
+from qoq.engine.gpu.inputs import StepInputs
+from qoq.engine.gpu.loader import GpuDecoder, GpuLoader
+from qoq.engine.gpu.memory import plan_gpu_memory
+from qoq.engine.gpu.runner import ROW_MULTIPLE, GpuModelRunner
+from qoq.engine.gpu.sampling import GpuSampler
+from qoq.engine.grammar import Grammars
+from qoq.engine.memory import MemoryPlan
+from qoq.engine.models.config import ModelConfig, parse_model_config
+from qoq.engine.models.loader import kv_format
+from qoq.engine.open_checkpoint import open_checkpoint
+from qoq.engine.precision import Precision
+from qoq.engine.protocol import EngineInfo
+from qoq.kernels.gpu.w4a8 import W4A8Gemm
+from qoq.kernels.kv_cache import KvFormat
+
+OLDEST_CAPABILITY = (8, 0)
+
+logger = logging.getLogger(__name__)
+
+
+def build_gpu_runner(config: EngineConfig) -> tuple[GpuModelRunner, EngineInfo]:
+    """Load and warm up on the first CUDA device; nothing is compiled after.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, corrupt, or of another precision.
+        OutOfMemoryError: weights and KV cache do not fit.
+        ValueError: an unsupported GPU, architecture or precision, or a setting out of range.
+    """
+    device = torch.device("cuda", torch.cuda.current_device())
+    _check_capability(device)
+    checkpoint = open_checkpoint(config, device)
+    model = parse_model_config(checkpoint.config)
+    precision = checkpoint.precision_for(config.precision)
+    _check_precision(precision)
+    fmt = kv_format(model, precision)
+    limit = model.max_position_embeddings
+    limit = min(config.max_model_len or limit, limit)
+    started_s = time.monotonic()
+    loader = GpuLoader(
+        checkpoint, model, precision, device, _model_dtype(checkpoint), W4A8Gemm(device)
+    )
+    decoder = loader.load(limit)
+    loaded_s = time.monotonic()
+    grammars = Grammars(
+        checkpoint.folder / "tokenizer.json", model.vocab_size, eos_token_ids(checkpoint, model)
+    )
+    plan = _plan_memory(config, decoder, model, fmt, grammars)
+    runner = _make_runner(config, decoder, model, fmt, plan, grammars)
+    runner.warm_up(config.step_tokens(is_gpu=True))
+    torch.cuda.synchronize()
+    logger.info(
+        "weights loaded in %.1f s, kernels and graphs ready in %.1f s",
+        loaded_s - started_s,
+        time.monotonic() - loaded_s,
+    )
+    name = torch.cuda.get_device_name(device)
+    return runner, describe(checkpoint, model, precision, fmt, plan, name)
+
+
+def _make_runner(
+    config: EngineConfig,
+    decoder: GpuDecoder,
+    model: ModelConfig,
+    fmt: KvFormat,
+    plan: MemoryPlan,
+    grammars: Grammars,
+    uses_graphs: bool = True,
+) -> GpuModelRunner:
+    device = decoder.embedding.device
+    step_tokens = -(-config.step_tokens(is_gpu=True) // ROW_MULTIPLE) * ROW_MULTIPLE
+    inputs = StepInputs(
+        model,
+        fmt,
+        decoder.rope_table,
+        max_rows=max(step_tokens, config.max_num_seqs),
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=plan.max_model_len,
+        num_blocks=plan.num_blocks,
+    )
+    caches = [fmt.allocate_on(device, plan.num_blocks) for _ in decoder.layers]
+    return GpuModelRunner(
+        decoder,
+        caches,
+        inputs,
+        GpuSampler(config.max_num_seqs, model.vocab_size, device),
+        grammars,
+        max_num_seqs=config.max_num_seqs,
+        uses_graphs=uses_graphs,
+    )
+
+
+def _plan_memory(
+    config: EngineConfig,
+    decoder: GpuDecoder,
+    model: ModelConfig,
+    fmt: KvFormat,
+    grammars: Grammars,
+) -> MemoryPlan:
+    """From what the largest steps take with a cache of one block, which is then thrown away."""
+    device = decoder.embedding.device
+    runner = _make_runner(config, decoder, model, fmt, MemoryPlan(1, 1), grammars, False)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    runner.run_largest_steps(config.step_tokens(is_gpu=True), config.max_num_seqs)
+    step_bytes = torch.cuda.max_memory_allocated(device) - before
+    del runner
+    torch.cuda.empty_cache()
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    return plan_gpu_memory(
+        config,
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
+        step_bytes=2 * step_bytes,  # graphs keep their own
+        bytes_per_block=fmt.block_bytes * model.num_layers,
+        block_size=fmt.block_size,
+        model_limit=model.max_position_embeddings,
+    )
+
+
+def _check_capability(device: torch.device) -> None:
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_CAPABILITY:
+        raise ValueError(
+            f"{torch.cuda.get_device_name(device)} has compute capability "
+            f"{capability[0]}.{capability[1]}; kernels need 8.0 (A100, L40S, H100 and later), so "
+            "use --device cpu"
+        )
+
+
+def _check_precision(precision: Precision) -> None:
+    if (precision.activation_bits, precision.kv_bits) not in ((8, 4), (8, 8)):
+        raise ValueError(
+            f"--precision {precision.name} runs on the CPU only; use w4a8kv4 or w8a8kv8, or "
+            "--device cpu"
+        )
+
+
+def _model_dtype(checkpoint: Checkpoint | DummyCheckpoint) -> torch.dtype:
+    """Of the residual stream: the 16-bit type that the model was trained in, else fp16."""
+    name = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    return torch.bfloat16 if name == "bfloat16" else torch.float16

@@ -1,0 +1,168 @@
+"""A step's inputs: device memory that stays where it is, filled by a few small asynchronous copies.
+
+The host knows which tokens run and how long contexts are. Which token a running request sampled
+last only the device knows: ids are taken from there where the host has none yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from qoq.engine.gpu.step import GpuStep
+from qoq.engine.models.config import ModelConfig
+from qoq.kernels.gpu.decode_plan import DecodePlan
+from qoq.kernels.gpu.prefill_plan import PrefillPlan, plan_prefill
+from qoq.kernels.kv_cache import KvFormat, SlotMapping
+
+FROM_DEVICE = -1  # in the place of a token id
+NOWHERE = -1  # a block that nothing is written to
+# Items of decode attention beside one for each request and 2048 tokens: short contexts, few
+# requests, many programs.
+SPARE_ITEMS = 1024
+TOKENS_PER_ITEM = 2048
+
+
+@dataclass(slots=True)
+class Rows:
+    """Tokens of a step on the host: parallel lists, decode rows first."""
+
+    slots: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def add(self, slot: int, positions: range, token_ids: Sequence[int]) -> None:
+        self.slots += [slot] * len(positions)
+        self.positions += positions
+        self.token_ids += token_ids
+
+
+@dataclass(slots=True)
+class Prefills:
+    """Of each request whose prompt is computed: slot, tokens in the step, tokens up to its end."""
+
+    slots: list[int] = field(default_factory=list)
+    query_lens: list[int] = field(default_factory=list)
+    context_lens: list[int] = field(default_factory=list)
+
+    def add(self, slot: int, num_queries: int, context_len: int) -> None:
+        self.slots.append(slot)
+        self.query_lens.append(num_queries)
+        self.context_lens.append(context_len)
+
+
+class StepInputs:
+    """``last_tokens`` int64 ``[S + 1]`` are what each slot sampled last; slot ``S`` is nobody's."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        fmt: KvFormat,
+        rope_table: Tensor,
+        *,
+        max_rows: int,
+        max_num_seqs: int,
+        max_model_len: int,
+        num_blocks: int,
+    ) -> None:
+        device = rope_table.device
+        self.nobody = max_num_seqs
+        self.max_model_len = max_model_len
+        self.last_tokens = torch.zeros(max_num_seqs + 1, dtype=torch.int64, device=device)
+        self._config = config
+        self._fmt = fmt
+        self._rope_table = rope_table
+        self._rows = torch.zeros(3, max_rows, dtype=torch.int64, device=device)
+        max_blocks = -(-max_model_len // fmt.block_size)
+        shape = (max_num_seqs + 1, max_blocks)
+        self._tables = torch.full(shape, NOWHERE, dtype=torch.int32, device=device)
+        max_items = max_num_seqs + num_blocks * fmt.block_size // TOKENS_PER_ITEM + SPARE_ITEMS
+        self._plans = {
+            window: DecodePlan.allocate(
+                max_num_seqs,
+                max_items,
+                max_model_len,
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads,
+                head_dim=config.head_dim,
+                device=device,
+            )
+            for window in set(config.windows)
+        }
+
+    def extend_tables(self, added: Sequence[tuple[int, int, int]]) -> None:
+        """Block tables take (slot, index in its table, block id)."""
+        if added:
+            slots, indices, blocks = self.send(added).t().unbind()
+            self._tables[slots, indices] = blocks.int()
+
+    def keep_tokens(self, slots: list[int], tokens: Tensor) -> None:
+        """What the requests in ``slots`` sampled, int64 ``[R]``: their next step starts from it."""
+        self.last_tokens[self.send(slots)] = tokens
+
+    def set_rows(self, rows: Rows, num_rows: int) -> None:
+        """Up to ``num_rows``, what is left computes nobody's token."""
+        padding = num_rows - len(rows)
+        host = [
+            rows.slots + [self.nobody] * padding,
+            rows.positions + [0] * padding,
+            rows.token_ids + [0] * padding,
+        ]
+        self._rows[:, :num_rows].copy_(self.send(host))
+
+    def set_plans(self, context_lens: list[int]) -> None:
+        """Of decode attention, one for each sliding window."""
+        for window, plan in self._plans.items():
+            items, requests = plan.divide(context_lens, window)
+            plan.count.copy_(self.send([len(items)]))
+            plan.items[: len(items)].copy_(self._pinned(items), non_blocking=True)
+            plan.requests[: len(requests)].copy_(self._pinned(requests), non_blocking=True)
+            plan.requests[len(requests) :].zero_()
+
+    def step(self, num_decode_rows: int, num_rows: int, prefills: Prefills | None) -> GpuStep:
+        """From what was set. Without prefills nothing comes from the host: it may be captured."""
+        slots, positions, token_ids = self._rows[:, :num_rows].unbind()
+        size = self._fmt.block_size
+        blocks = self._tables[slots, positions // size]
+        prefilling = [] if prefills is None else prefills.slots
+        return GpuStep(
+            input_ids=torch.where(token_ids >= 0, token_ids, self.last_tokens[slots]),
+            rope=self._rope_table[positions],
+            slots=SlotMapping(blocks.long(), positions % size),
+            num_decode_rows=num_decode_rows,
+            decode_tables=self._tables[slots[:num_decode_rows]],
+            decode_plans=self._plans,
+            prefill_tables=self._tables[self.send(prefilling)] if prefilling else self._tables[:0],
+            prefill_plans={} if prefills is None else self._prefill_plans(prefills),
+        )
+
+    def _prefill_plans(self, prefills: Prefills) -> dict[int | None, PrefillPlan]:
+        plans = {
+            window: plan_prefill(
+                prefills.query_lens,
+                prefills.context_lens,
+                self._config.num_heads,
+                self._config.num_kv_heads,
+                window,
+            )
+            for window in self._plans
+        }
+        return {
+            window: replace(plan, table=self._pinned(plan.table)).to(self.last_tokens.device)
+            for window, plan in plans.items()
+        }
+
+    def send(self, values: Sequence[object]) -> Tensor:
+        """Integers as an int64 tensor on the device, without waiting."""
+        tensor = torch.tensor(values, dtype=torch.int64)
+        return self._pinned(tensor).to(self.last_tokens.device, non_blocking=True)
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        """Copied from pinned memory, so that the copy waits for nobody."""
+        return tensor.pin_memory() if self.last_tokens.is_cuda else tensor

@@ -1,0 +1,124 @@
+"""A decoder layer's parts on a GPU. Between them travel INT8 codes with scales and sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from qoq.engine.gpu.step import GpuStep
+from qoq.kernels.gpu.decode_attention import decode_partials
+from qoq.kernels.gpu.merge_partials import merge_quantize
+from qoq.kernels.gpu.prefill_attention import prefill_attention
+from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
+from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton
+from qoq.kernels.gpu.rope_store_kv import HeadNorm, rope_store_kv_triton
+from qoq.kernels.gpu.silu_mul import silu_mul_quantize_triton
+from qoq.kernels.gpu.w4a8 import W4A8Gemm
+from qoq.kernels.gpu.w4a8_weight import W4A8Weight
+from qoq.kernels.gpu.w8a8 import w8a8_config, w8a8_gemm_triton
+from qoq.kernels.kv_cache import KvCache, KvFormat
+
+
+class GpuLinear(Protocol):
+    """``[M, K]`` to ``[M, N]``."""
+
+    def __call__(self, x: QuantizedRows) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class W4A8Linear:
+    gemm: W4A8Gemm
+    weight: W4A8Weight
+    bias: Tensor | None
+    dtype: torch.dtype
+
+    def __call__(self, x: QuantizedRows) -> Tensor:
+        return self.gemm(x.activations, self.weight, self.bias, self.dtype, x.sums)
+
+
+@dataclass(frozen=True, slots=True)
+class W8A8Linear:
+    """INT8 ``weight`` ``[N, K]``, fp32 ``scales`` ``[N]``; shares the workspace of ``gemm``."""
+
+    gemm: W4A8Gemm
+    weight: Tensor
+    scales: Tensor
+    bias: Tensor | None
+    dtype: torch.dtype
+
+    def __call__(self, x: QuantizedRows) -> Tensor:
+        config = w8a8_config(x.codes.shape[0], self.gemm.arch)
+        return w8a8_gemm_triton(
+            x.activations,
+            self.weight,
+            self.scales,
+            config,
+            self.gemm.workspace,
+            self.bias,
+            self.dtype,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GpuNorm:
+    gain: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor | None, residual: Tensor) -> QuantizedRows:
+        return add_rms_norm_quantize_triton(x, residual, self.gain, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMlp:
+    gate_up_proj: GpuLinear
+    down_proj: GpuLinear
+
+    def __call__(self, x: QuantizedRows) -> Tensor:
+        return self.down_proj(silu_mul_quantize_triton(self.gate_up_proj(x)))
+
+
+@dataclass(frozen=True, slots=True)
+class GpuAttention:
+    """Output tokens attend by the decode kernel, prompt tokens by the prefill kernel, always.
+
+    The two do not sum in the same order, so which one a token gets must not depend on how a step
+    was cut.
+    """
+
+    qkv_proj: GpuLinear
+    o_proj: GpuLinear
+    head_norm: HeadNorm | None
+    fmt: KvFormat
+    window: int | None
+
+    def __call__(self, x: QuantizedRows, cache: KvCache, step: GpuStep) -> Tensor:
+        qkv = self.qkv_proj(x).unflatten(1, (-1, self.fmt.head_dim))
+        q = rope_store_kv_triton(qkv, step.rope, cache, step.slots, self.fmt, self.head_norm)
+        out = QuantizedRows.allocate(q.shape[0], q.shape[1] * q.shape[2], q.device)
+        count = step.num_decode_rows
+        if count:
+            self._decode(q[:count], cache, step, out.rows(0, count))
+        if step.prefill_plans:
+            self._prefill(q, cache, step, out)
+        return self.o_proj(out)
+
+    def _decode(self, q: Tensor, cache: KvCache, step: GpuStep, out: QuantizedRows) -> None:
+        plan = step.decode_plans[self.window]
+        decode_partials(q, cache, step.decode_tables, plan, self.fmt, self.fmt.head_dim**-0.5)
+        merge_quantize(plan, q, out)
+
+    def _prefill(self, q: Tensor, cache: KvCache, step: GpuStep, out: QuantizedRows) -> None:
+        plan, first = step.prefill_plans[self.window], step.num_decode_rows
+        stop = first + plan.num_tokens
+        attention = prefill_attention(
+            q[first:stop],
+            cache,
+            step.prefill_tables,
+            plan,
+            self.fmt,
+            self.fmt.head_dim**-0.5,
+        )
+        quantize_rows(attention.flatten(1), out.rows(first, stop))

@@ -1,0 +1,59 @@
+"""What is left of a GPU's memory for the KV cache, and the sentences for when it is too little."""
+
+from __future__ import annotations
+
+import logging
+
+from qoq.engine.config import EngineConfig
+from qoq.engine.memory import MemoryPlan, OutOfMemoryError, gib
+
+logger = logging.getLogger(__name__)
+
+# Kept free: the driver's and other libraries' own memory, and what fragments.
+RESERVED_SHARE = 0.04
+
+
+def plan_gpu_memory(
+    config: EngineConfig,
+    *,
+    total_bytes: int,
+    free_bytes: int,
+    step_bytes: int,
+    bytes_per_block: int,
+    block_size: int,
+    model_limit: int,
+) -> MemoryPlan:
+    """``free_bytes`` are free with the weights loaded; a step takes ``step_bytes`` at most.
+
+    Raises:
+        OutOfMemoryError: the cache would not hold one request; the message has the arithmetic.
+        ValueError: ``max_model_len`` exceeds the model's own limit.
+    """
+    reserved = int(total_bytes * RESERVED_SHARE)
+    left = free_bytes - step_bytes - reserved
+    cache_bytes = left if config.kv_cache_bytes is None else config.kv_cache_bytes
+    arithmetic = (
+        f"{gib(total_bytes)} of the GPU - {gib(total_bytes - free_bytes)} weights and others' - "
+        f"{gib(step_bytes)} a step of {config.step_tokens(is_gpu=True)} tokens - "
+        f"{gib(reserved)} reserve = {gib(left)} for the KV cache"
+    )
+    wanted = config.max_model_len or model_limit
+    if wanted > model_limit:
+        raise ValueError(
+            f"--max-model-len {wanted} exceeds the model's own limit of {model_limit} tokens"
+        )
+    if cache_bytes > left:
+        raise OutOfMemoryError(
+            f"--kv-cache-bytes {gib(cache_bytes)} does not fit: {arithmetic}; lower it or leave it "
+            "out"
+        )
+    num_blocks = max(cache_bytes, 0) // bytes_per_block
+    capacity = num_blocks * block_size
+    if capacity < (config.max_model_len or 1):
+        raise OutOfMemoryError(
+            f"not enough memory: {arithmetic}, {capacity} tokens at {bytes_per_block} bytes a "
+            f"block of {block_size}; lower --max-model-len, --max-num-seqs or "
+            "--max-num-batched-tokens, or use a larger GPU"
+        )
+    logger.info("%s: %d tokens, %d blocks", arithmetic, capacity, num_blocks)
+    return MemoryPlan(num_blocks, min(wanted, capacity))

@@ -1,0 +1,210 @@
+"""Runs steps on a GPU and returns before they are done: the next one is prepared meanwhile."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from qoq.engine.gpu.graphs import DecodeGraphs
+from qoq.engine.gpu.inputs import FROM_DEVICE, Prefills, Rows, StepInputs
+from qoq.engine.gpu.loader import GpuDecoder
+from qoq.engine.gpu.running_step import GpuRunningStep
+from qoq.engine.gpu.sampling import GpuSampler, needs_history
+from qoq.engine.gpu.slots import Slots
+from qoq.engine.grammar import Grammars
+from qoq.engine.prompt_pass import PromptPass, take_rows
+from qoq.engine.request_state import RequestState, RequestStates
+from qoq.kernels.kv_cache import KvCache
+from qoq.scheduler.batch import Batch, ScheduledRequest
+
+# Kernels are compiled for numbers of rows that 16 divides and for others; with a prompt in the
+# step, it always does.
+ROW_MULTIPLE = 64
+MAX_STEPS_IN_FLIGHT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _PromptRows:
+    """``rows`` of the step belong to a prompt's tokens from position ``start`` on."""
+
+    prompt_pass: PromptPass
+    rows: range
+    start: int
+
+
+@dataclass(slots=True)
+class _StepPlan:
+    """The step's rows; ``context_lens`` of the decode rows; ``last_row`` by request id."""
+
+    rows: Rows = field(default_factory=Rows)
+    num_decode_rows: int = 0
+    context_lens: list[int] = field(default_factory=list)
+    prefills: Prefills = field(default_factory=Prefills)
+    prompts: list[_PromptRows] = field(default_factory=list)
+    last_row: dict[str, int] = field(default_factory=dict)
+
+    def add_decode(self, item: ScheduledRequest, slot: int, state: RequestState) -> None:
+        position = item.num_computed_tokens
+        assert item.num_scheduled_tokens == 1, "a step has one output token of a request at most"
+        is_known = position < len(state.token_ids)
+        token_id = state.token_ids[position] if is_known else FROM_DEVICE
+        self.last_row[item.request_id] = len(self.rows)
+        self.rows.add(slot, range(position, position + 1), [token_id])
+        self.context_lens.append(position + 1)
+
+    def add_prefill(self, item: ScheduledRequest, slot: int, state: RequestState) -> None:
+        start, stop = item.num_computed_tokens, item.end
+        first = len(self.rows)
+        self.rows.add(slot, range(start, stop), state.token_ids[start:stop])
+        self.prefills.add(slot, stop - start, stop)
+        self.last_row[item.request_id] = len(self.rows) - 1
+        if state.prompt_pass is not None:
+            rows = range(first, len(self.rows))
+            self.prompts.append(_PromptRows(state.prompt_pass, rows, start))
+
+
+class GpuModelRunner:
+    """Runs steps in the order given; a step may continue a request whose last token it sampled."""
+
+    def __init__(
+        self,
+        decoder: GpuDecoder,
+        caches: list[KvCache],
+        inputs: StepInputs,
+        sampler: GpuSampler,
+        grammars: Grammars,
+        *,
+        max_num_seqs: int,
+        uses_graphs: bool,
+    ) -> None:
+        self.grammars = grammars
+        self._decoder = decoder
+        self._caches = caches
+        self._inputs = inputs
+        self._sampler = sampler
+        self._states = RequestStates(grammars)
+        self._slots = Slots(max_num_seqs)
+        self._running: deque[GpuRunningStep] = deque(maxlen=MAX_STEPS_IN_FLIGHT)
+        self._graphs = DecodeGraphs(self._decode, max_num_seqs) if uses_graphs else None
+
+    @torch.inference_mode()
+    def run_largest_steps(self, max_rows: int, max_num_seqs: int) -> None:
+        """Of nobody's tokens, to see what memory they take."""
+        self._run(self._dummy(max_rows), [0] * min(max_rows, max_num_seqs))
+        self._inputs.set_rows(Rows(), max_num_seqs)
+        self._inputs.set_plans([])
+        self._decode(max_num_seqs)
+
+    @torch.inference_mode()
+    def warm_up(self, max_rows: int) -> None:
+        """Compile what steps of up to ``max_rows`` rows need, and capture the decode graphs."""
+        rows = ROW_MULTIPLE
+        while rows <= max_rows:
+            self._run(self._dummy(rows), [rows - 1])
+            rows *= 2
+        if self._graphs is not None:
+            self._inputs.set_rows(Rows(), self._graphs.buckets[-1])
+            self._inputs.set_plans([])
+            self._graphs.capture()
+
+    @torch.inference_mode()
+    def submit(self, batch: Batch) -> GpuRunningStep:
+        """Start the step. Waits for the ones before it where a request's next token depends on
+        what only the host can look at: all of its tokens so far.
+        """
+        self._update(batch)
+        samples = [item for item in batch.scheduled if item.samples]
+        states = [self._states[item.request_id] for item in samples]
+        if any(needs_history(state.sampling) for state in states):
+            for step in self._running:
+                step.result()
+        plan = self._plan(batch.scheduled)
+        rows = [plan.last_row[item.request_id] for item in samples]
+        logits = self._logits(plan, rows)
+        slots = [self._slots[item.request_id] for item in samples]
+        positions = [item.end for item in samples]
+        tokens, logprobs = self._sampler.sample(logits, states, positions)
+        self._inputs.keep_tokens(slots, tokens)
+        step = GpuRunningStep(tokens, [item.request_id for item in samples], states, logprobs)
+        self._running.append(step)
+        return step
+
+    def close(self) -> None:
+        """Waits for what runs."""
+        if self._inputs.last_tokens.is_cuda:
+            torch.cuda.synchronize()
+
+    def _dummy(self, num_tokens: int) -> _StepPlan:
+        return _dummy_prompts(self._inputs.nobody, num_tokens, self._inputs.max_model_len)
+
+    def _update(self, batch: Batch) -> None:
+        for request_id in batch.dropped:
+            self._slots.release(request_id)
+        self._states.update(batch)
+        added = []
+        for item in batch.scheduled:
+            if item.new is not None:
+                self._slots.take(item.request_id)
+            if item.new_block_ids:
+                slot = self._slots[item.request_id]
+                first = len(self._states[item.request_id].block_table) - len(item.new_block_ids)
+                added += [(slot, first + i, block) for i, block in enumerate(item.new_block_ids)]
+        self._inputs.extend_tables(added)
+
+    def _plan(self, scheduled: Sequence[ScheduledRequest]) -> _StepPlan:
+        """Output tokens first, one a request; then prompts."""
+        plan = _StepPlan()
+        for item in scheduled:
+            state = self._states[item.request_id]
+            if item.num_computed_tokens >= state.num_prompt_tokens:
+                plan.add_decode(item, self._slots[item.request_id], state)
+        plan.num_decode_rows = len(plan.rows)
+        for item in scheduled:
+            state = self._states[item.request_id]
+            if item.num_computed_tokens < state.num_prompt_tokens:
+                plan.add_prefill(item, self._slots[item.request_id], state)
+        return plan
+
+    def _logits(self, plan: _StepPlan, rows: list[int]) -> Tensor:
+        """Of the tokens ``rows`` of the step, fp32 ``[R, V]``."""
+        self._inputs.set_plans(plan.context_lens)
+        if plan.prefills.slots or self._graphs is None:
+            return self._run(plan, rows)
+        bucket = self._graphs.bucket(len(plan.rows))
+        self._inputs.set_rows(plan.rows, bucket)
+        logits = self._graphs.replay(bucket)
+        if rows == list(range(len(rows))):
+            return logits[: len(rows)]
+        return logits[self._inputs.send(rows)]
+
+    def _run(self, plan: _StepPlan, rows: list[int]) -> Tensor:
+        num_rows = -(-len(plan.rows) // ROW_MULTIPLE) * ROW_MULTIPLE
+        self._inputs.set_rows(plan.rows, num_rows)
+        step = self._inputs.step(plan.num_decode_rows, num_rows, plan.prefills)
+        wanted = rows + [row for part in plan.prompts for row in part.rows]
+        hidden = self._decoder.hidden_states(step, self._caches, self._inputs.send(wanted))
+        first = len(rows)
+        for part in plan.prompts:
+            stop = first + len(part.rows)
+            part.prompt_pass.add(take_rows(hidden, first, stop), part.start, self._decoder)
+            first = stop
+        return self._decoder.logits(take_rows(hidden, 0, len(rows)))
+
+    def _decode(self, num_rows: int) -> Tensor:
+        """The part of a decode step that does not look at the host: what graphs hold."""
+        step = self._inputs.step(num_rows, num_rows, None)
+        return self._decoder.logits(self._decoder.hidden_states(step, self._caches, None))
+
+
+def _dummy_prompts(slot: int, num_tokens: int, max_model_len: int) -> _StepPlan:
+    """Prompts that are nobody's: KV is written nowhere, and what is read is any block's."""
+    plan = _StepPlan()
+    while num_left := num_tokens - len(plan.rows):
+        length = min(num_left, max_model_len)
+        plan.rows.add(slot, range(length), [0] * length)
+        plan.prefills.add(slot, length, length)
+    return plan

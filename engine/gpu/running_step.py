@@ -1,0 +1,55 @@
+"""A step that the device may still be at: its tokens arrive in pinned memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from qoq.engine.request_state import RequestState
+from qoq.engine.step_result import StepResult
+from qoq.scheduler.batch import TokenLogprobs
+
+
+class GpuRunningStep:
+    """``tokens`` int64 ``[R]`` on the device, of the requests ``states`` with ids ``request_ids``.
+
+    ``logprobs`` makes the log-probabilities of requests that asked, by place, once tokens are here.
+    """
+
+    def __init__(
+        self,
+        tokens: Tensor,
+        request_ids: Sequence[str],
+        states: Sequence[RequestState],
+        logprobs: Callable[[], dict[int, TokenLogprobs]],
+    ) -> None:
+        self._request_ids = request_ids
+        self._states = states
+        self._logprobs = logprobs
+        self._tokens = tokens
+        self._done: torch.cuda.Event | None = None
+        if tokens.is_cuda:
+            self._tokens = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            self._tokens.copy_(tokens, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+
+    def result(self) -> StepResult:
+        """Waits for the device. May be called again."""
+        return self._result
+
+    @cached_property
+    def _result(self) -> StepResult:
+        if self._done is not None:
+            self._done.synchronize()
+        token_ids: list[int] = self._tokens.tolist()
+        logprobs = self._logprobs()
+        extras = {}
+        for place, state in enumerate(self._states):
+            if (extra := state.take_extras(logprobs.get(place))) is not None:
+                extras[self._request_ids[place]] = extra
+        taken = [state.take(token) for state, token in zip(self._states, token_ids, strict=True)]
+        return StepResult(taken, extras)

@@ -1,0 +1,96 @@
+"""Logits to tokens on a GPU: parameters go there in one copy, and nothing comes back but tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from qoq.engine.grammar_mask import mask_by_grammar
+from qoq.engine.logit_rules import apply_rules
+from qoq.engine.logprobs import token_logprobs
+from qoq.engine.request_state import RequestState
+from qoq.engine.sampler import SampleRow, penalize
+from qoq.kernels.gpu.sampler import SamplerRows, SamplerWorkspace, sample_triton
+from qoq.scheduler.batch import TokenLogprobs
+from qoq.scheduler.request import SamplingParams
+
+MakeLogprobs = Callable[[], dict[int, TokenLogprobs]]
+
+
+def needs_history(sampling: SamplingParams) -> bool:
+    """Whether logits change with which tokens came before, beyond what the model sees."""
+    return bool(
+        sampling.grammar is not None
+        or sampling.bad_token_ids
+        or sampling.presence_penalty
+        or sampling.frequency_penalty
+        or sampling.repetition_penalty != 1.0
+        or sampling.min_tokens
+    )
+
+
+def changes_logits(sampling: SamplingParams) -> bool:
+    return bool(
+        needs_history(sampling) or sampling.logit_bias or sampling.allowed_token_ids is not None
+    )
+
+
+class GpuSampler:
+    """For up to ``max_rows`` rows of ``vocab_size`` logits."""
+
+    def __init__(self, max_rows: int, vocab_size: int, device: torch.device) -> None:
+        self._device = device
+        self._workspace = SamplerWorkspace.allocate(max_rows, vocab_size, device)
+
+    def sample(
+        self, logits: Tensor, states: Sequence[RequestState], positions: Sequence[int]
+    ) -> tuple[Tensor, MakeLogprobs]:
+        """Tokens int64 ``[R]`` of fp32 ``logits`` ``[R, V]``, at ``positions`` of their requests.
+
+        The log-probabilities of those that asked, by row, are made when they are called for.
+        """
+        rows = self._rows(states, positions)
+        asked = [state.sampling.logprobs for state in states]
+        scored = [place for place, num_top in enumerate(asked) if num_top is not None]
+        unchanged = logits[self._send(torch.tensor(scored))] if scored else logits[:0]
+        changed = [place for place, state in enumerate(states) if changes_logits(state.sampling)]
+        if changed:
+            logits = logits.clone()
+            for place in changed:
+                _change(logits[place], states[place])
+            mask_by_grammar(logits, [state.matcher for state in states])
+        tokens = torch.empty(len(states), dtype=torch.int64, device=self._device)
+        sample_triton(logits, rows, tokens, self._workspace)
+
+        def logprobs() -> dict[int, TokenLogprobs]:
+            if not scored:
+                return {}
+            chosen = tokens[scored].tolist()
+            num_top = [asked[place] or 0 for place in scored]
+            return dict(zip(scored, token_logprobs(unchanged, chosen, num_top), strict=True))
+
+        return tokens, logprobs
+
+    def _rows(self, states: Sequence[RequestState], positions: Sequence[int]) -> SamplerRows:
+        memory = torch.empty(4, len(states), dtype=torch.int64)
+        rows, asked = SamplerRows.over(memory), [state.sampling for state in states]
+        for name in ("temperature", "top_k", "top_p", "min_p", "seed"):
+            values = getattr(rows, name)
+            values.copy_(torch.tensor([getattr(s, name) for s in asked], dtype=values.dtype))
+        rows.position.copy_(torch.tensor(positions))
+        return SamplerRows.over(self._send(memory))
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+
+def _change(logits: Tensor, state: RequestState) -> None:
+    """One row's ``[V]``."""
+    row = SampleRow(state.sampling, state.token_ids, state.num_prompt_tokens)
+    penalize(logits, row)
+    output = state.token_ids[state.num_prompt_tokens :]
+    apply_rules(logits, state.sampling, output)

@@ -1,1 +1,0 @@
-"""Linear, norm, rotary embedding, attention: precision is a property of a layer."""
