@@ -134,12 +134,17 @@ def check(case: AttentionCase) -> None:
     assert not outputs[0].cpu()[~live].any(), f"{case.fmt}: attention to nothing is not 0"
 
 
-def _measure(case: AttentionCase) -> Iterator[Row]:
-    blocks = case.cache.blocks
+def copies_of(case: AttentionCase) -> list[KvCache]:
+    """So many that they do not stay in the L2."""
     copies = [case.cache]
     for _ in range(-(-L2_BYTES // case.num_bytes) - 1):
-        own = blocks.clone()
+        own = case.cache.blocks.clone()
         copies.append(KvCache(own, case.fmt.codes(own), case.fmt.scales(own)))
+    return copies
+
+
+def _measure(case: AttentionCase) -> Iterator[Row]:
+    copies = copies_of(case)
     some = sorted({0, len(case.context_lens) - 1})
     expected, out = case.reference(some), torch.empty_like(case.q)
     config = config_of(case)

@@ -78,14 +78,23 @@ class DecodePlan:
         Raises:
             ValueError: more requests, items or tokens than the plan has room for.
         """
-        self._check(context_lens)
-        stops = torch.tensor(context_lens, dtype=torch.int64)
-        starts = torch.zeros_like(stops) if window is None else (stops - window).clamp_(min=0)
-        items, requests = _divide(starts, stops, self._prefix(starts, stops, enough_programs))
+        items, requests = self.divide(context_lens, window, enough_programs)
         self.items[: len(items)] = items.to(self.items.device)
         self.requests[: len(requests)] = requests.to(self.items.device)
         self.requests[len(requests) :] = 0
         self.count.fill_(len(items))
+
+    def divide(
+        self,
+        context_lens: list[int],
+        window: int | None = None,
+        enough_programs: int = ENOUGH_PROGRAMS,
+    ) -> tuple[Tensor, Tensor]:
+        """``items`` and ``requests`` of a step, on the host. Raises as ``set`` does."""
+        self._check(context_lens)
+        stops = torch.tensor(context_lens, dtype=torch.int64)
+        starts = torch.zeros_like(stops) if window is None else (stops - window).clamp_(min=0)
+        return _divide(starts, stops, self._prefix(starts, stops, enough_programs))
 
     def _prefix(self, starts: Tensor, stops: Tensor, enough_programs: int) -> int:
         """The longest that makes enough programs, else the shortest with room for its items."""

@@ -38,7 +38,7 @@ def sum_splits(
         tl.debug_barrier()
         is_last = tl.atomic_add(counter_ptr + tile, 1, sem="acq_rel") == SPLIT_K - 1
         if is_last:
-            acc = tl.zeros((BLOCK_N, BLOCK_M), tl.int32)
+            acc = tl.zeros_like(acc)
             for other in range(SPLIT_K):
                 acc += tl.load(own + other * size, cache_modifier=".cg")
             tl.store(counter_ptr + tile, 0)

@@ -65,15 +65,17 @@ def merge(plan: DecodePlan, out: Tensor, overlaps: bool = False) -> Tensor:
     return out
 
 
-def merge_quantize(plan: DecodePlan, num_requests: int, like: Tensor) -> QuantizedRows:
-    """Attention of the first requests, rounded to the dtype of ``like``, quantized ``[R, Hq D]``.
+def merge_quantize(plan: DecodePlan, like: Tensor, out: QuantizedRows) -> None:
+    """Attention of the first requests, rounded to the dtype of ``like``, into ``[R, Hq D]``.
 
     Raises:
-        ValueError: the plan has fewer requests.
+        ValueError: the plan has fewer requests, or other heads.
     """
     _, num_heads, head_dim = plan.partials.shape
+    num_requests = out.codes.shape[0]
     _check_rows(num_requests, plan)
-    out = QuantizedRows.allocate(num_requests, num_heads * head_dim, plan.partials.device)
+    if out.codes.shape[1] != num_heads * head_dim:
+        raise ValueError(f"out: expected [R, {num_heads * head_dim}], got {list(out.codes.shape)}")
     if num_requests:
         _merge_quantize_kernel[(num_requests,)](
             plan.partials,
@@ -87,7 +89,6 @@ def merge_quantize(plan: DecodePlan, num_requests: int, like: Tensor) -> Quantiz
             LINES=triton.next_power_of_2(num_heads),
             num_warps=num_warps(num_heads * head_dim),
         )
-    return out
 
 
 @triton.jit

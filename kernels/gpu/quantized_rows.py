@@ -33,9 +33,47 @@ class QuantizedRows(NamedTuple):
             torch.empty(m, dtype=torch.int32, device=device),
         )
 
+    def rows(self, start: int, stop: int) -> QuantizedRows:
+        """A view of some rows."""
+        return QuantizedRows(*(part[start:stop] for part in self))
+
     @property
     def activations(self) -> QuantizedActivations:
         return QuantizedActivations(self.codes, self.scales)
+
+
+def quantize_rows(x: Tensor, out: QuantizedRows) -> None:
+    """``x`` ``[M, K]`` into ``out``.
+
+    Raises:
+        ValueError: rows of ``x`` are not contiguous, or ``out`` has another shape.
+    """
+    if x.dim() != 2 or x.stride(1) != 1:
+        raise ValueError(f"x: expected [M, K], rows contiguous, got {list(x.shape)}")
+    if out.codes.shape != x.shape:
+        raise ValueError(f"out: expected {list(x.shape)}, got {list(out.codes.shape)}")
+    m, k = x.shape
+    if m:
+        _quantize_rows_kernel[(m,)](
+            x,
+            *out,
+            x.stride(0),
+            K=k,
+            BLOCK=triton.next_power_of_2(k),
+            num_warps=num_warps(k),
+            enable_fp_fusion=False,
+        )
+
+
+@triton.jit
+def _quantize_rows_kernel(
+    x_ptr, code_ptr, scale_ptr, sum_ptr, stride_x, K: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    mask = column < K
+    x = tl.load(x_ptr + row * stride_x + column, mask=mask, other=0.0).to(tl.float32)
+    store_quantized(x, row, column, mask, code_ptr, scale_ptr, sum_ptr, K)
 
 
 @triton.jit

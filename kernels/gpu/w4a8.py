@@ -42,15 +42,17 @@ class W4A8Gemm:
         Raises:
             ValueError: a shape, dtype or device does not match; the message names the tensor.
         """
-        config = self.choose(x, weight)
+        config = self.choose(x, weight, out_dtype)
         return multiply(x, weight, config, self.workspace, bias, out_dtype, x_sums)
 
-    def choose(self, x: QuantizedActivations, weight: W4A8Weight) -> Config:
+    def choose(
+        self, x: QuantizedActivations, weight: W4A8Weight, out_dtype: torch.dtype = torch.float16
+    ) -> Config:
         m = x.codes.shape[0]
         if self._table is not None:
             shape = Shape(weight.n, weight.k, weight.zeros is not None)
             config = self._table.choose(shape, m)
-            if not isinstance(config, HopperTile) or can_run(x, weight):
+            if not isinstance(config, HopperTile) or can_run(x, weight, out_dtype):
                 return config
         return portable_config(m, self.arch)
 

@@ -60,12 +60,15 @@ class _Shares(NamedTuple):
         return cls(num_shares, tiles_m, tiles_n, steps, share)
 
 
-def can_run(x: QuantizedActivations, weight: W4A8Weight) -> bool:
-    """Whether TMA can address the operands: rows of 16 bytes, and groups of 64 or more."""
+def can_run(x: QuantizedActivations, weight: W4A8Weight, out_dtype: torch.dtype) -> bool:
+    """Whether TMA can address the operands: rows of 16 bytes, groups of 64 or more, and 16 bits an
+    output.
+    """
     codes = x.codes
     aligned = codes.data_ptr() % 16 == 0 and x.scales.data_ptr() % 16 == 0
     return (
         aligned
+        and out_dtype.itemsize == 2
         and codes.stride(0) % 16 == 0
         and weight.n % 8 == 0
         and weight.groups_per_step <= 2

@@ -9,7 +9,7 @@ import torch
 
 from qoq.kernels.gpu.decode_plan import DecodePlan
 from qoq.kernels.gpu.merge_partials import merge, merge_quantize
-from qoq.kernels.gpu.quantized_rows import QuantizedRows
+from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
 from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton
 from qoq.kernels.gpu.rope_store_kv import HeadNorm, rope_store_kv_triton
 from qoq.kernels.gpu.silu_mul import silu_mul_quantize_triton
@@ -126,7 +126,11 @@ def check_merge(device: str, heads: int, head_dim: int, enough_programs: int) ->
     plan.stats.uniform_(1, 2)
     for dtype in (torch.float16, torch.float32):  # fp32 shows in which order partials fold
         out = merge(plan, torch.empty(3, heads, head_dim, dtype=dtype, device=device))
-        equal(merge_quantize(plan, 3, out), quantize_activations(out.cpu().flatten(1)))
+        rows = QuantizedRows.allocate(3, heads * head_dim, torch.device(device))
+        merge_quantize(plan, out, rows)
+        equal(rows, quantize_activations(out.cpu().flatten(1)))
+        quantize_rows(out.flatten(1), rows)
+        equal(rows, quantize_activations(out.cpu().flatten(1)))
 
 
 def check_all(device: str, dtypes: tuple[torch.dtype, ...]) -> None:

@@ -1,53 +1,29 @@
 """Prefill attention against float64 over the dequantized cache, and by chunk bit for bit."""
 
-from dataclasses import replace
-
 import torch
 
 from qoq.kernels.bench.attention_case import AttentionCase
-from qoq.kernels.gpu.prefill_attention import plan_prefill, prefill_attention
-from qoq.kernels.kv_cache import KvCache
-from qoq.kernels.paged_attention import paged_attention_reference
-
-
-def run(
-    case: AttentionCase, q: torch.Tensor, spans: list[tuple[int, int]], window: int | None
-) -> torch.Tensor:
-    """Positions ``start`` to ``stop`` of each request."""
-    programs = plan_prefill(
-        [stop - start for start, stop in spans],
-        [stop for _, stop in spans],
-        q.shape[1],
-        case.fmt.num_kv_heads,
-    )
-    programs = programs.to(q.device)
-    return prefill_attention(q, case.cache, case.tables, programs, case.fmt, case.scale, window)
+from qoq.kernels.bench.prefill_case import alone, attend, check_prefill, random_queries
 
 
 def check(case: AttentionCase, window: int | None = None) -> None:
+    """The whole prompts against the definition; a chunk's boundary must not move a bit."""
     lengths = case.context_lens
-    heads, size = case.q.shape[1:]
-    device, dtype = case.q.device, torch.float32 if case.q.device.type == "cpu" else torch.float16
-    queries = [torch.randn(n, heads, size).to(device, dtype) for n in lengths]
-    whole = run(case, torch.cat(queries), [(0, length) for length in lengths], window)
-    blocks = case.cache.blocks.cpu()
-    expected = paged_attention_reference(
-        torch.cat(queries).double().cpu(),
-        KvCache(blocks, case.fmt.codes(blocks), case.fmt.scales(blocks)),
-        [[int(block) for block in row] for row in case.tables],
-        lengths,
-        lengths,
-        case.fmt,
-        case.scale,
-        window,
-    )
-    name = f"{case.fmt} {lengths} window {window}"
-    error = (whole.double().cpu() - expected).abs().max()
-    bound = replace(case, q=torch.cat(queries)).bound()
-    assert error <= bound, f"{name}: error {error:.2e} of {bound:.2e}"
-    cuts = [(length // 3, length) for length in lengths]
-    part = run(
-        case, torch.cat([q[s:] for q, (s, _) in zip(queries, cuts, strict=True)]), cuts, window
-    )
-    rows = torch.cat([w[s:] for w, (s, _) in zip(whole.split(lengths), cuts, strict=True)])
-    assert torch.equal(part, rows), f"{name}: a chunk's boundary moved bits"
+    q = random_queries(case, lengths)
+    whole = check_prefill(case, q, lengths, window)
+    for fifths in (2, 4):
+        cuts = [length * fifths // 5 for length in lengths]
+        rows = torch.cat([w[s:] for w, s in zip(whole.split(lengths), cuts, strict=True)])
+        own = torch.cat([r[s:] for r, s in zip(q.split(lengths), cuts, strict=True)])
+        counts = [length - cut for length, cut in zip(lengths, cuts, strict=True)]
+        part = attend(case, own, counts, window)
+        assert torch.equal(part, rows), f"{case.fmt} {lengths}: a chunk's boundary moved bits"
+
+
+def check_company(case: AttentionCase, window: int | None = None) -> None:
+    """A request alone has the bits that it has in a batch."""
+    q = random_queries(case, case.context_lens)
+    together = attend(case, q, case.context_lens, window).split(case.context_lens)
+    for index, own in enumerate(q.split(case.context_lens)):
+        one = alone(case, index)
+        assert torch.equal(attend(one, own, one.context_lens, window), together[index]), index

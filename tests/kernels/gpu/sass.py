@@ -47,7 +47,12 @@ def main_loop(cubin: bytes) -> list[str]:
         jump = re.match(r"BRA\S*\s.*?(0x[0-9a-f]+)", text)
         if jump and int(jump[1], 16) < address:
             loops.append([line for _, line in lines[places[int(jump[1], 16)] : index + 1]])
-    return min((loop for loop in loops if any("MMA" in line for line in loop)), key=len)
+    return min((loop for loop in loops if _multiplies(loop)), key=len)
+
+
+def _multiplies(loop: list[str]) -> bool:
+    """What spans an exit is no loop: a wait was placed behind the kernel and jumps back."""
+    return any("MMA" in line for line in loop) and not any("EXIT" in line for line in loop)
 
 
 def assemble(ptx: str, arch: int) -> str:

@@ -156,3 +156,22 @@ def test_a_context_has_the_same_bits_alone_on_a_gpu() -> None:
         alone = replace(case, q=case.q[one], tables=case.tables[one], context_lens=[length])
         out = attend(alone, case.cache, plan_of(alone), config, torch.empty_like(alone.q))
         assert torch.equal(out, together[one]), row
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("bits", [4, 8])
+def test_long_contexts_are_within_bounds_on_a_gpu(bits: int) -> None:
+    """Random lengths beside one of 131072 tokens, against float64 on the GPU."""
+    from qoq.kernels.bench.attention import attend, config_of, plan_of
+    from qoq.kernels.bench.prefill_case import dequantized, reference
+
+    lengths = [131072, *torch.randint(1, 40000, (12,)).tolist(), 1]
+    case = make_case(lengths, (32, 8), 128, bits=bits)
+    out = attend(case, case.cache, plan_of(case), config_of(case), torch.empty_like(case.q))
+    for row, length in enumerate(lengths):
+        keys, values = (kv.double() for kv in dequantized(case, row))
+        q, position = case.q[row : row + 1].double(), torch.tensor([length - 1], device="cuda")
+        expected = reference(q, keys, values, position, case.scale, None)
+        error = float((out[row : row + 1].double() - expected).abs().max())
+        assert error <= case.bound(), f"{length} tokens: error {error:.2e} of {case.bound():.2e}"

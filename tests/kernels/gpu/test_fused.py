@@ -11,6 +11,7 @@ from qoq.kernels.kv_cache import KvFormat, SlotMapping
 pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
 from qoq.kernels.gpu import merge_partials, rms_norm, rope_store_kv, silu_mul
+from qoq.kernels.gpu.quantized_rows import QuantizedRows
 
 from .interpreted import assert_equal_under_the_interpreter
 from .sass import assemble, compile_ahead
@@ -143,7 +144,8 @@ def test_merge_refuses_more_requests_than_planned() -> None:
         2, 8, 100, num_heads=4, num_kv_heads=2, head_dim=32, device=torch.device("cpu")
     )
     with pytest.raises(ValueError, match="out: 3 rows, the plan has 2"):
-        merge_partials.merge_quantize(plan, 3, torch.empty(0))
+        rows = QuantizedRows.allocate(3, 4 * 32, torch.device("cpu"))
+        merge_partials.merge_quantize(plan, torch.empty(0), rows)
 
 
 @pytest.mark.gpu

@@ -113,28 +113,3 @@ def test_equals_the_definition_on_a_gpu(shape: tuple[int, int], group_size: int)
                     got = w4a8_gemm_gluon(part, operands.copies[0], config, workspace)
                     assert torch.equal(got, expected[:m]), (m, config)
     assert not workspace.counters.any()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("group_size", [128, 32, -1])
-def test_the_entry_point(group_size: int) -> None:
-    """Every M, strided rows, bias, bf16, under a CUDA graph."""
-    from qoq.kernels.bench.gemm import random_activations, random_weight, reference
-    from qoq.kernels.gpu.w4a8 import W4A8Gemm
-
-    gemm, operands = W4A8Gemm(torch.device("cuda")), random_weight(576, 1536, group_size, 1)
-    weight, bias = operands.copies[0], torch.randn(576, device="cuda")
-    for m in (0, 1, 7, 16, 40, 129, 700):
-        x = random_activations(max(m, 1), 1536)
-        wide = torch.zeros(x.codes.shape[0], 2000, dtype=torch.int8, device="cuda")
-        wide[:, :1536] = x.codes
-        part = QuantizedActivations(wide[:m, :1536], x.scales[:m])
-        exact = reference(x, operands)[:m]
-        assert torch.equal(gemm(part, weight), exact)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            got = gemm(part, weight, bias.half(), torch.bfloat16)
-        graph.replay()
-        close = (exact.float() + bias.half().float()).bfloat16()
-        torch.testing.assert_close(got, close, rtol=2**-7, atol=2**-7)

@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 
-from qoq.kernels.int8_gemm import int8_gemm_reference
 from qoq.kernels.quantize import QuantizedActivations
 
 triton = pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
@@ -20,6 +19,13 @@ from qoq.kernels.gpu.w8a8 import (  # noqa: E402
 
 from .interpreted import assert_equal_under_the_interpreter  # noqa: E402
 from .sass import assemble, compile_ahead, main_loop  # noqa: E402
+from .w4a8_cases import (  # noqa: E402
+    assert_close_with_bias,
+    extreme_rows,
+    head,
+    product,
+    with_stride,
+)
 
 POINTERS = {
     "x_ptr": "*i8",
@@ -89,19 +95,41 @@ def test_refuses_what_does_not_match(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("shape", [(576, 1536), (200, 576), (4096, 4096)])
+@pytest.mark.parametrize("shape", [(1, 128), (200, 576), (1001, 100), (4096, 4096)])
 def test_equals_the_definition_on_a_gpu(shape: tuple[int, int]) -> None:
-    """The same row also gives the same bits at every M."""
-    n, k = shape
-    weight = torch.randint(-128, 128, shape, dtype=torch.int8)
-    scales, codes = torch.rand(n), torch.randint(-127, 128, (500, k), dtype=torch.int8)
-    x = QuantizedActivations(codes, torch.rand(500, 1))
-    expected = int8_gemm_reference(x, weight, scales, out_dtype=torch.float16).cuda()
+    """Extreme codes, rows that are aligned or not, and the same bits at every M."""
+    x, weight, scales = operands(2048, *shape)
+    expected = product(x, weight, scales).half()
     workspace = Workspace(torch.device("cuda"))
-    for m in (1, 16, 17, 64, 100, 500):
-        part = QuantizedActivations(x.codes[:m].cuda(), x.scales[:m].cuda())
+    for m in (0, 1, 2, 15, 16, 17, 64, 100, 500, 2048):
+        part = with_stride(head(x, m), shape[1] + (48 if m % 2 == 0 else 1))
         for split_k in (1, 4):
-            config = w8a8_config(m, 90)._replace(split_k=split_k)
-            got = w8a8_gemm_triton(part, weight.cuda(), scales.cuda(), config, workspace)
+            config = w8a8_config(m, 90)._replace(split_k=split_k, overlaps=m % 2 == 0)
+            got = w8a8_gemm_triton(part, weight, scales, config, workspace)
             assert torch.equal(got, expected[:m]), (m, config)
     assert not workspace.counters.any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_bias_and_output_dtype_under_a_graph(dtype: torch.dtype) -> None:
+    x, weight, scales = operands(300, 584, 576)
+    bias, workspace = torch.randn(584, device="cuda").to(dtype), Workspace(torch.device("cuda"))
+    expected = product(x, weight, scales)
+    for m in (1, 17, 300):
+        args = (head(x, m), weight, scales, w8a8_config(m, 90), workspace, bias, dtype)
+        eager = w8a8_gemm_triton(*args)
+        assert_close_with_bias(eager, expected[:m], bias)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = w8a8_gemm_triton(*args)
+        got.zero_()
+        graph.replay()
+        assert torch.equal(got, eager)
+
+
+def operands(m: int, n: int, k: int) -> tuple[QuantizedActivations, torch.Tensor, torch.Tensor]:
+    weight = torch.randint(-128, 128, (n, k), dtype=torch.int8, device="cuda")
+    weight[::3], weight[1::3] = 127, -128
+    return extreme_rows(m, k, "cuda"), weight, torch.rand(n, device="cuda")

@@ -1,0 +1,88 @@
+"""Tokens near the largest one, taken from the spans that may have some, in vocabulary order."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from qoq.kernels.gpu.sample_weights import FARTHEST, distance, load_scaled, weight
+
+# Few enough to be held in the registers of one program.
+CANDIDATES = 2048
+
+
+@triton.jit
+def load_distances(
+    logits,
+    span_ptr,
+    first,
+    num_spans,
+    top,
+    temperature,
+    V,
+    SPAN: tl.constexpr,
+    SPANS: tl.constexpr,
+):
+    """Tokens int32 ``[SPANS, SPAN]`` of some listed spans and distances; FARTHEST where none is."""
+    place = first + tl.arange(0, SPANS)
+    is_listed = place < num_spans
+    span = tl.load(span_ptr + place, mask=is_listed, other=0)
+    token = span[:, None] * SPAN + tl.arange(0, SPAN)[None, :]
+    x = load_scaled(logits + token, is_listed[:, None] & (token < V), temperature)
+    return token, distance(x, top)
+
+
+@triton.jit
+def value(distance, COUNTS: tl.constexpr):
+    """What a token adds: UNIT for itself, or its weight."""
+    if COUNTS:
+        return tl.where(distance < FARTHEST, 1 << 44, 0).to(tl.int64)
+    else:
+        return weight(distance)
+
+
+@triton.jit
+def gather(
+    logits,
+    span_ptr,
+    candidate_ptr,
+    num_spans,
+    top,
+    temperature,
+    low,
+    high,
+    V,
+    COUNTS: tl.constexpr,
+    SPAN: tl.constexpr,
+    SPANS: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+):
+    """Store tokens from ``low`` to ``high`` away; their number, and what nearer ones add up to.
+
+    Distances come first, then token ids. Past CANDIDATES, tokens are counted only.
+    """
+    tl.debug_barrier()
+    count = num_spans * 0
+    nearer = tl.zeros((SPANS,), tl.int64)
+    for first in range(0, num_spans, SPANS):
+        token, far = load_distances(
+            logits, span_ptr, first, num_spans, top, temperature, V, SPAN, SPANS
+        )
+        nearer += tl.sum(tl.where(far < low, value(far, COUNTS), 0), 1)
+        token = tl.reshape(token, (SPANS * SPAN,))
+        far = tl.reshape(far, (SPANS * SPAN,))
+        is_between = ((far >= low) & (far <= high)).to(tl.int32)
+        place = count + tl.cumsum(is_between, 0) - 1
+        is_stored = (is_between > 0) & (place < CANDIDATES)
+        tl.store(candidate_ptr + place, far, mask=is_stored)
+        tl.store(candidate_ptr + CANDIDATES + place, token, mask=is_stored)
+        count += tl.sum(is_between, 0)
+    tl.debug_barrier()
+    return count, tl.sum(nearer, 0)
+
+
+@triton.jit
+def load_candidates(candidate_ptr, count, CANDIDATES: tl.constexpr):
+    """Distances of those that ``gather`` stored, FARTHEST behind them."""
+    place = tl.arange(0, CANDIDATES)
+    return tl.load(candidate_ptr + place, mask=place < count, other=FARTHEST)

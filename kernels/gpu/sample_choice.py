@@ -1,0 +1,281 @@
+"""From a row's summary to its token: a draw in vocabulary order, or the first largest logit."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from qoq.kernels.gpu.sample_candidates import gather, load_candidates
+from qoq.kernels.gpu.sample_random import random_bits
+from qoq.kernels.gpu.sample_search import mass_of_k, search, store_masses
+from qoq.kernels.gpu.sample_threshold import bound, smallest
+from qoq.kernels.gpu.sample_weights import (
+    FARTHEST,
+    NOTHING,
+    UNIT,
+    distance,
+    exponential,
+    load_scaled,
+    weight,
+)
+
+NUM_WARPS = 16
+# Spans that are read at a time where a row is filtered: four tokens a thread.
+SPANS = 2 * NUM_WARPS
+# So many spans are searched for candidates without knowing whether those are few enough.
+MAX_HOPEFUL = tl.constexpr(1024)
+
+
+@triton.jit
+def _draw(masses, bits, SIZE: tl.constexpr):
+    """The first place whose cumulative mass exceeds that share of all, and how far it does."""
+    total = tl.sum(masses, 0)
+    target = (bits.to(tl.float64) * 2.0**-53 * total.to(tl.float64)).to(tl.int64)
+    return _find(masses, tl.minimum(target, total - 1), SIZE)
+
+
+@triton.jit
+def _find(masses, target, SIZE: tl.constexpr):
+    index = tl.arange(0, SIZE)
+    place = tl.min(tl.where(tl.cumsum(masses, 0) > target, index, SIZE), 0)
+    return place, target - tl.sum(tl.where(index < place, masses, 0), 0)
+
+
+@triton.jit
+def _draw_in_span(logits, span, target, top, temperature, reach, V, SPAN: tl.constexpr):
+    column = tl.arange(0, SPAN)
+    token = span * SPAN + column
+    far = distance(load_scaled(logits + token, token < V, temperature), top)
+    place, _ = _find(tl.where(far <= reach, weight(far), 0), target, SPAN)
+    # The sum of a span is rounded otherwise than its tokens: the draw may end past them all.
+    nearest = tl.min(tl.where(far == tl.min(far, 0), column, SPAN), 0)
+    return span * SPAN + tl.where(place < SPAN, place, nearest)
+
+
+@triton.jit
+def _draw_candidate(
+    candidate_ptr, count, reach, top_k, top_p, mass, has_k, bits, CANDIDATES: tl.constexpr
+):
+    far = load_candidates(candidate_ptr, count, CANDIDATES)
+    weights = weight(far)
+    if has_k:
+        reach = smallest(far, (far < FARTHEST).to(tl.int64), top_k.to(tl.int64), reach * 0, reach)
+        # What ties with the last of them is kept, but counts once.
+        num_ties = tl.maximum(tl.sum((far <= reach).to(tl.int32), 0) - top_k, 0)
+        mass = tl.sum(tl.where(far <= reach, weights, 0), 0) - num_ties * weight(reach)
+    if top_p < 1:
+        goal = (mass * top_p.to(tl.float64)).to(tl.int64)
+        reach = smallest(far, weights, goal, reach * 0, reach)
+    place, _ = _draw(tl.where(far <= reach, weights, 0), bits, CANDIDATES)
+    return tl.load(candidate_ptr + CANDIDATES + place)
+
+
+@triton.jit
+def _draw_by_search(
+    logits,
+    span_ptr,
+    mass_ptr,
+    candidate_ptr,
+    num_spans,
+    top,
+    temperature,
+    reach,
+    top_k,
+    top_p,
+    mass,
+    has_k,
+    bits,
+    V,
+    SPAN: tl.constexpr,
+    SPANS: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    if has_k:
+        reach = search(
+            logits,
+            span_ptr,
+            candidate_ptr,
+            num_spans,
+            top,
+            temperature,
+            top_k.to(tl.int64),
+            reach,
+            V,
+            True,
+            SPAN,
+            SPANS,
+            CANDIDATES,
+        )
+        mass = mass_of_k(
+            logits, span_ptr, num_spans, top, temperature, reach, top_k, V, SPAN, SPANS
+        )
+    if top_p < 1:
+        reach = search(
+            logits,
+            span_ptr,
+            candidate_ptr,
+            num_spans,
+            top,
+            temperature,
+            (mass * top_p.to(tl.float64)).to(tl.int64),
+            reach,
+            V,
+            False,
+            SPAN,
+            SPANS,
+            CANDIDATES,
+        )
+    store_masses(logits, span_ptr, mass_ptr, num_spans, top, temperature, reach, V, SPAN, SPANS)
+    index = tl.arange(0, BLOCK)
+    masses = tl.load(mass_ptr + index, mask=index < num_spans, other=0)
+    place, target = _draw(masses, bits, BLOCK)
+    span = tl.load(span_ptr + place)
+    return _draw_in_span(logits, span, target, top, temperature, reach, V, SPAN)
+
+
+@triton.jit
+def _draw_filtered(
+    logits,
+    span_ptr,
+    mass_ptr,
+    candidate_ptr,
+    nearest,
+    masses,
+    top,
+    temperature,
+    top_k,
+    top_p,
+    min_p,
+    bits,
+    V,
+    SPAN: tl.constexpr,
+    SPANS: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    reach = tl.minimum(-tl.log(tl.maximum(min_p, 1e-37)) * (1 << 24), (126 << 24) * 1.0)
+    reach = tl.where(min_p > 0, reach.to(tl.int32), FARTHEST - 1)
+    mass = tl.sum(masses, 0)
+    has_k = (top_k > 0) & (top_k < V)
+    if has_k | (top_p < 1):
+        goal = tl.where(has_k, top_k.to(tl.int64), (mass * top_p.to(tl.float64)).to(tl.int64))
+        reach = bound(nearest, masses, goal, has_k, reach, SPAN)
+    is_listed = (nearest <= reach).to(tl.int32)
+    num_spans = tl.sum(is_listed, 0)
+    place = tl.cumsum(is_listed, 0) - 1
+    tl.store(span_ptr + place, tl.arange(0, BLOCK), mask=is_listed > 0)
+    count = tl.full((), CANDIDATES + 1, tl.int32)
+    if num_spans <= MAX_HOPEFUL:
+        count, _ = gather(
+            logits,
+            span_ptr,
+            candidate_ptr,
+            num_spans,
+            top,
+            temperature,
+            reach * 0,
+            reach,
+            V,
+            True,
+            SPAN,
+            SPANS,
+            CANDIDATES,
+        )
+    if count <= CANDIDATES:
+        token = _draw_candidate(
+            candidate_ptr, count, reach, top_k, top_p, mass, has_k, bits, CANDIDATES
+        )
+    else:
+        tl.debug_barrier()
+        token = _draw_by_search(
+            logits,
+            span_ptr,
+            mass_ptr,
+            candidate_ptr,
+            num_spans,
+            top,
+            temperature,
+            reach,
+            top_k,
+            top_p,
+            mass,
+            has_k,
+            bits,
+            V,
+            SPAN,
+            SPANS,
+            CANDIDATES,
+            BLOCK,
+        )
+    return token
+
+
+@triton.jit
+def choice_kernel(
+    logit_ptr,
+    temperature_ptr,
+    top_k_ptr,
+    top_p_ptr,
+    min_p_ptr,
+    seed_ptr,
+    position_ptr,
+    top_ptr,
+    sum_ptr,
+    span_ptr,
+    mass_ptr,
+    candidate_ptr,
+    token_ptr,
+    V,
+    num_spans,
+    stride_logits,
+    SPAN: tl.constexpr,
+    SPANS: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    logits = logit_ptr + row * stride_logits
+    index = tl.arange(0, BLOCK)
+    in_row = index < num_spans
+    tops = tl.load(top_ptr + row * num_spans + index, mask=in_row, other=NOTHING)
+    top = tl.max(tops, 0)
+    temperature = tl.load(temperature_ptr + row)
+    if (temperature > 0) & (top * temperature > 0.5 * NOTHING):
+        sums = tl.load(sum_ptr + row * num_spans + index, mask=in_row, other=0.0)
+        masses = (exponential(tops - top) * sums * UNIT).to(tl.int64)
+        top_k = tl.load(top_k_ptr + row)
+        top_p = tl.load(top_p_ptr + row)
+        min_p = tl.load(min_p_ptr + row)
+        bits = random_bits(tl.load(seed_ptr + row), tl.load(position_ptr + row))
+        if ((top_k > 0) & (top_k < V)) | (top_p < 1) | (min_p > 0):
+            token = _draw_filtered(
+                logits,
+                span_ptr + row * num_spans,
+                mass_ptr + row * num_spans,
+                candidate_ptr + row * (2 * CANDIDATES),
+                distance(tops, top),
+                masses,
+                top,
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                bits,
+                V,
+                SPAN,
+                SPANS,
+                CANDIDATES,
+                BLOCK,
+            )
+        else:
+            span, target = _draw(masses, bits, BLOCK)
+            token = _draw_in_span(logits, span, target, top, temperature, FARTHEST, V, SPAN)
+    else:
+        span = tl.min(tl.where(tops == top, index, BLOCK), 0)
+        column = tl.arange(0, SPAN)
+        tokens = span * SPAN + column
+        x = load_scaled(logits + tokens, tokens < V, tl.where(temperature > 0, temperature, 1.0))
+        token = span * SPAN + tl.min(tl.where(x == top, column, SPAN), 0)
+    # Whatever an infinite logit did to the sums.
+    tl.store(token_ptr + row, tl.minimum(token, V - 1).to(tl.int64))

@@ -1,0 +1,155 @@
+"""Logits to token ids on a GPU: temperature, top-k, top-p, min-p, one draw a row.
+
+``engine/sampler.py`` is the definition, and a row's token is its token unless rounding decides: a
+draw within 2^-20 of the row's mass from the border between two tokens, a mass as near to top-p, a
+weight as near to min-p, or logits that differ by less than fp32 weights do.
+
+Two launches of fixed grids, nothing is read by the host. The first reads all logits once. The
+second has a program for each row, which reads a few spans of 64 tokens where the row is greedy, or
+drawn from all tokens; where it is filtered, it reads the spans that may hold kept tokens, two or
+three times.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from qoq.kernels.gpu import sample_choice, sample_summary
+from qoq.kernels.gpu.sample_candidates import CANDIDATES
+from qoq.kernels.gpu.sample_choice import choice_kernel
+from qoq.kernels.gpu.sample_summary import SPAN, summary_kernel
+from qoq.kernels.gpu.sample_weights import MAX_VOCAB
+
+
+class SamplerRows(NamedTuple):
+    """How each row is sampled, ``[R]`` on the device.
+
+    ``temperature`` fp32, 0 for greedy; ``top_k`` int32, 0 for off; ``top_p`` fp32, 1 for off;
+    ``min_p`` fp32, 0 for off; ``seed`` and ``position`` int64 key the row's random number.
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    seed: Tensor
+    position: Tensor
+
+    @classmethod
+    def over(cls, memory: Tensor) -> SamplerRows:
+        """Views of contiguous int64 ``[4, R]``: filled on the host, rows cross in one copy."""
+        num_rows = memory.shape[1]
+        floats, integers = memory[2:].view(torch.float32), memory[2:].view(torch.int32)
+        return cls(
+            temperature=floats[0, :num_rows],
+            top_k=integers[0, num_rows:],
+            top_p=floats[1, :num_rows],
+            min_p=floats[1, num_rows:],
+            seed=memory[0],
+            position=memory[1],
+        )
+
+
+class SamplerWorkspace(NamedTuple):
+    """What the two launches share, for batches of up to ``tops.shape[0]`` rows.
+
+    ``tops`` and ``sums`` fp32, ``spans`` int32, ``masses`` int64, all ``[R, num_spans]``;
+    ``candidates`` int32 ``[R, 2, 4096]``.
+    """
+
+    tops: Tensor
+    sums: Tensor
+    spans: Tensor
+    masses: Tensor
+    candidates: Tensor
+
+    @classmethod
+    def allocate(cls, max_rows: int, vocab_size: int, device: torch.device) -> SamplerWorkspace:
+        shape = (max_rows, triton.cdiv(vocab_size, SPAN))
+        return cls(
+            torch.empty(shape, device=device),
+            torch.empty(shape, device=device),
+            torch.empty(shape, dtype=torch.int32, device=device),
+            torch.empty(shape, dtype=torch.int64, device=device),
+            torch.empty(max_rows, 2, CANDIDATES, dtype=torch.int32, device=device),
+        )
+
+
+def sample_triton(
+    logits: Tensor, rows: SamplerRows, out: Tensor, workspace: SamplerWorkspace
+) -> Tensor:
+    """One token id for each row of ``logits`` ``[R, V]`` into ``out`` int64 ``[R]``.
+
+    ``logits`` are fp32, fp16 or bf16, their rows contiguous; they stay as they are. NaN counts as
+    -inf, and a row of nothing else gives token 0.
+
+    Raises:
+        ValueError: a shape or dtype does not match; the message names the tensor.
+    """
+    _check(logits, rows, out, workspace)
+    num_rows, vocab_size = logits.shape
+    num_spans = workspace.tops.shape[1]
+    if num_rows:
+        summary_kernel[(triton.cdiv(num_spans, sample_summary.SPANS), num_rows)](
+            logits,
+            rows.temperature,
+            workspace.tops,
+            workspace.sums,
+            vocab_size,
+            num_spans,
+            logits.stride(0),
+            SPAN=SPAN,
+            SPANS=sample_summary.SPANS,
+            num_warps=sample_summary.NUM_WARPS,
+            enable_fp_fusion=False,
+        )
+        choice_kernel[(num_rows,)](
+            logits,
+            *rows,
+            workspace.tops,
+            workspace.sums,
+            workspace.spans,
+            workspace.masses,
+            workspace.candidates,
+            out,
+            vocab_size,
+            num_spans,
+            logits.stride(0),
+            SPAN=SPAN,
+            SPANS=sample_choice.SPANS,
+            CANDIDATES=CANDIDATES,
+            BLOCK=triton.next_power_of_2(num_spans),
+            num_warps=sample_choice.NUM_WARPS,
+            enable_fp_fusion=False,
+        )
+    return out
+
+
+def _check(logits: Tensor, rows: SamplerRows, out: Tensor, workspace: SamplerWorkspace) -> None:
+    if logits.dim() != 2 or logits.stride(1) != 1 or not 0 < logits.shape[1] <= MAX_VOCAB:
+        raise ValueError(
+            f"logits: expected [R, V], V up to {MAX_VOCAB}, rows contiguous, "
+            f"got {list(logits.shape)} with strides {logits.stride()}"
+        )
+    num_rows, vocab_size = logits.shape
+    shape = (triton.cdiv(vocab_size, SPAN),)
+    if workspace.tops.shape[0] < num_rows or workspace.tops.shape[1:] != shape:
+        raise ValueError(
+            f"workspace: expected at least [{num_rows}, {shape[0]}], "
+            f"got {list(workspace.tops.shape)}"
+        )
+    expected = SamplerRows.over(torch.empty(4, 0, dtype=torch.int64))
+    for name, tensor, like in zip(SamplerRows._fields, rows, expected, strict=True):
+        _check_vector(f"rows.{name}", tensor, num_rows, like.dtype)
+    _check_vector("out", out, num_rows, torch.int64)
+
+
+def _check_vector(name: str, tensor: Tensor, size: int, dtype: torch.dtype) -> None:
+    if tensor.shape != (size,) or tensor.dtype != dtype or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name}: expected contiguous {dtype} [{size}], got {tensor.dtype} {list(tensor.shape)}"
+        )
