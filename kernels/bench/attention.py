@@ -93,8 +93,7 @@ class Row(NamedTuple):
 
 def config_of(case: AttentionCase) -> DecodeConfig:
     config = DecodeConfig.of(case.fmt, case.q.shape[1])
-    overlaps = case.q.is_cuda and torch.cuda.get_device_capability() >= (9, 0)
-    return config._replace(overlaps=overlaps)
+    return config
 
 
 def plan_of(case: AttentionCase, enough_programs: int = ENOUGH_PROGRAMS) -> DecodePlan:
@@ -115,7 +114,7 @@ def attend(
     case: AttentionCase, cache: KvCache, plan: DecodePlan, config: DecodeConfig, out: Tensor
 ) -> Tensor:
     decode_partials(case.q, cache, case.tables, plan, case.fmt, case.scale, config)
-    return merge(plan, out, config.overlaps)
+    return merge(plan, out)
 
 
 def check(case: AttentionCase) -> None:

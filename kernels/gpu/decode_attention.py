@@ -20,6 +20,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.decode_plan import PARTITION, TILE, DecodePlan
 from qoq.kernels.gpu.kv_codes import load_parts
+from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.partial_softmax import CODE_UNIT, LOG2_E, MASKED, fold, weigh
 from qoq.kernels.kv_cache import KvCache, KvFormat
 
@@ -32,14 +33,12 @@ NUM_PROGRAMS = 2112
 class DecodeConfig(NamedTuple):
     """How a program runs. One setting serves all batches: bits may depend on ``num_warps``.
 
-    ``max_registers`` of a thread decide how many programs an SM holds. ``overlaps`` starts a kernel
-    before the one in front of it ends (from sm_90 on).
+    ``max_registers`` of a thread decide how many programs an SM holds.
     """
 
     num_warps: int
     num_stages: int
     max_registers: int | None = None
-    overlaps: bool = False
 
     @classmethod
     def of(cls, fmt: KvFormat, num_heads: int) -> DecodeConfig:
@@ -90,10 +89,9 @@ def decode_partials(
         TILES=PARTITION // TILE,
         STAGES=config.num_stages,
         ASM=q.is_cuda,
-        OVERLAPS=config.overlaps,
         num_warps=config.num_warps,
         maxnreg=config.max_registers,
-        **({"launch_pdl": True} if config.overlaps else {}),
+        **overlap_options(q.device),
     )
 
 
@@ -161,8 +159,8 @@ def _decode_kernel(
     nothing = tl.zeros((WIDTH, ROWS), tl.float32)
 
     if OVERLAPS:
-        gdc_wait()
         gdc_launch_dependents()
+        gdc_wait()
     for work in range(tl.program_id(0), tl.load(count_ptr) * HEADS, tl.num_programs(0)):
         item = work // HEADS
         head = work % HEADS

@@ -21,12 +21,14 @@ GROUP = 8
 TILE = 64
 # Eight programs on most of an H100's 132 SMs.
 ENOUGH_PROGRAMS = 1024
+HEADER = 4  # words before the requests
 
 
 @dataclass(frozen=True, slots=True)
 class DecodePlan:
-    """Made empty by ``allocate``, filled for a step by ``set``.
+    """Made empty by ``allocate``, filled for a step by ``set``, or by what ``pack`` makes.
 
+    ``words`` int32 hold the next three, so that a plan crosses to the device in one copy.
     ``count`` int32 ``[1]`` items are valid. ``items`` int32 ``[N, 5]``: request, first tile and the
     one past the last, first position seen and the one past the last. ``requests`` int32 ``[R, 4]``:
     first item, number of items, place of the first in its group, items in a group.
@@ -36,6 +38,7 @@ class DecodePlan:
 
     num_kv_heads: int
     max_context: int
+    words: Tensor
     count: Tensor
     items: Tensor
     requests: Tensor
@@ -54,15 +57,15 @@ class DecodePlan:
         head_dim: int,
         device: torch.device,
     ) -> DecodePlan:
-        def integers(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.int32, device=device)
-
+        first_item = HEADER + 4 * max_requests
+        words = torch.zeros(first_item + 5 * max_items, dtype=torch.int32, device=device)
         return cls(
             num_kv_heads,
             max_context,
-            integers(1),
-            integers(max_items, 5),
-            integers(max_requests, 4),
+            words,
+            words[:1],
+            words[first_item:].view(max_items, 5),
+            words[HEADER:first_item].view(max_requests, 4),
             torch.empty(max_items, num_heads, head_dim, device=device),
             torch.empty(max_items, num_heads, 3, device=device),
         )
@@ -78,11 +81,17 @@ class DecodePlan:
         Raises:
             ValueError: more requests, items or tokens than the plan has room for.
         """
-        items, requests = self.divide(context_lens, window, enough_programs)
-        self.items[: len(items)] = items.to(self.items.device)
-        self.requests[: len(requests)] = requests.to(self.items.device)
-        self.requests[len(requests) :] = 0
-        self.count.fill_(len(items))
+        words = self.pack(*self.divide(context_lens, window, enough_programs))
+        self.words[: len(words)] = words.to(self.words.device)
+
+    def pack(self, items: Tensor, requests: Tensor) -> Tensor:
+        """The first of ``words`` for these, int32 on the host."""
+        first_item = HEADER + self.requests.numel()
+        words = torch.zeros(first_item + items.numel(), dtype=torch.int32)
+        words[0] = len(items)
+        words[HEADER : HEADER + requests.numel()] = requests.view(-1)
+        words[first_item:] = items.view(-1)
+        return words
 
     def divide(
         self,

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qoq.kernels.gpu.logit_checks import check_vector
+
 _BLOCK = 1024
 
 
@@ -25,14 +27,9 @@ def embed_triton(
     if table.dim() != 2 or table.stride(1) != 1:
         raise ValueError(f"table: expected [V, K], rows contiguous, got {list(table.shape)}")
     m, (vocab_size, k) = token_ids.numel(), table.shape
-    expected = {"token_ids": (token_ids, m), "slots": (slots, m)}
-    expected["last_tokens"] = (last_tokens, last_tokens.numel())
-    for name, (tensor, size) in expected.items():
-        if tensor.shape != (size,) or tensor.dtype != torch.int64 or not tensor.is_contiguous():
-            raise ValueError(
-                f"{name}: expected contiguous int64 [{size}], got {tensor.dtype} "
-                f"{list(tensor.shape)}"
-            )
+    check_vector("token_ids", token_ids, m, torch.int64)
+    check_vector("slots", slots, m, torch.int64)
+    check_vector("last_tokens", last_tokens, None, torch.int64)
     out = torch.empty(m, k, dtype=dtype, device=table.device)
     if m:
         _embed_kernel[(m, triton.cdiv(k, _BLOCK))](

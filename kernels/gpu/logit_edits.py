@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qoq.kernels.gpu.logit_checks import check_logits, check_vector
+
 _BLOCK = 4096
 _EDITS = 128
 
@@ -36,23 +38,15 @@ def edit_logits_triton(logits: Tensor, edits: LogitEdits) -> None:
     Raises:
         ValueError: a shape or dtype does not match; the message names the tensor.
     """
-    _check_logits(logits)
+    check_logits(logits)
     starts, token_ids, values = edits
     if starts.dtype != torch.int32 or starts.dim() != 1 or len(starts) < logits.shape[0] + 1:
         raise ValueError(
             f"edits.starts: expected int32 [{logits.shape[0] + 1}] or more, got {starts.dtype} "
             f"{list(starts.shape)}"
         )
-    if token_ids.dtype != torch.int32 or values.dtype != torch.float32:
-        raise ValueError(
-            f"edits: expected int32 token_ids and float32 values, got {token_ids.dtype} and "
-            f"{values.dtype}"
-        )
-    if token_ids.dim() != 1 or token_ids.shape != values.shape:
-        raise ValueError(
-            f"edits: expected as many token_ids as values, got {list(token_ids.shape)} and "
-            f"{list(values.shape)}"
-        )
+    check_vector("edits.token_ids", token_ids, None, torch.int32)
+    check_vector("edits.values", values, len(token_ids), torch.float32)
     if logits.shape[0]:
         _edit_kernel[(logits.shape[0],)](
             logits,
@@ -75,17 +69,14 @@ def mask_logits_triton(logits: Tensor, masks: Tensor, mask_rows: Tensor) -> None
     Raises:
         ValueError: a shape or dtype does not match; the message names the tensor.
     """
-    _check_logits(logits)
+    check_logits(logits)
     num_rows, vocab_size = logits.shape
     words = triton.cdiv(vocab_size, 32)
     if masks.dtype != torch.int32 or masks.shape[1:] != (words,) or not masks.is_contiguous():
         raise ValueError(
             f"masks: expected contiguous int32 [N, {words}], got {masks.dtype} {list(masks.shape)}"
         )
-    if mask_rows.dtype != torch.int32 or mask_rows.shape != (num_rows,):
-        raise ValueError(
-            f"mask_rows: expected int32 [{num_rows}], got {mask_rows.dtype} {list(mask_rows.shape)}"
-        )
+    check_vector("mask_rows", mask_rows, num_rows, torch.int32)
     if num_rows:
         _mask_kernel[(num_rows,)](
             logits,
@@ -158,11 +149,3 @@ def _mask_kernel(
             token = first + tl.arange(0, BLOCK)
             is_allowed = _allowed(words, token, V)
             tl.store(logits + token, 0.0, mask=is_allowed & (token < V))
-
-
-def _check_logits(logits: Tensor) -> None:
-    if logits.dim() != 2 or logits.stride(1) != 1:
-        raise ValueError(
-            f"logits: expected [R, V], rows contiguous, got {list(logits.shape)} "
-            f"with strides {logits.stride()}"
-        )

@@ -13,6 +13,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.decode_plan import GROUP, PARTITION, DecodePlan
+from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.partial_softmax import MASKED, fold, weigh
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
 
@@ -22,10 +23,8 @@ COLUMNS = 32
 MAX_GROUPS = 16
 
 
-def merge(plan: DecodePlan, out: Tensor, overlaps: bool = False) -> Tensor:
+def merge(plan: DecodePlan, out: Tensor) -> Tensor:
     """Attention of the plan's requests into ``out`` ``[R, Hq, D]``; 0 where a context is empty.
-
-    ``overlaps`` starts the kernel before the one in front of it ends (from sm_90 on).
 
     Raises:
         ValueError: ``out`` does not match the plan.
@@ -39,7 +38,7 @@ def merge(plan: DecodePlan, out: Tensor, overlaps: bool = False) -> Tensor:
     if not out.shape[0]:
         return out
     num_groups = triton.cdiv(plan.max_context, PARTITION * GROUP)
-    options = {"OVERLAPS": overlaps, **({"launch_pdl": True} if overlaps else {})}
+    options = overlap_options(out.device)
     arguments = (plan.partials, plan.stats, plan.requests, out)
     if num_groups == 1:
         _merge_heads_kernel[(out.shape[0], triton.cdiv(num_heads, LINES))](
@@ -88,6 +87,7 @@ def merge_quantize(plan: DecodePlan, like: Tensor, out: QuantizedRows) -> None:
             BLOCK=triton.next_power_of_2(head_dim),
             LINES=triton.next_power_of_2(num_heads),
             num_warps=num_warps(num_heads * head_dim),
+            **overlap_options(plan.partials.device),
         )
 
 
@@ -140,17 +140,24 @@ def _merged_heads(
     nothing = tl.zeros((head.shape[0], column.shape[0]), tl.float32)
     top, total, offset, values = none + MASKED, none, none, nothing
     tops, totals, offsets, lines = none + MASKED, none, none, nothing
-    for index in range(count):
-        if (place + index) % per_group == 0:
-            top, total, offset, values = _fold_lines(
-                top, total, offset, values, tops, totals, offsets, lines
+    for start in range(0, count, 2):
+        # Both loads are on their way before the first is waited for.
+        source = (first + start).to(tl.int64) * HEADS + head
+        is_head, has_next = head < HEADS, start + 1 < count
+        item = _load(partial_ptr, stat_ptr, source, is_head, column, column < D, D)
+        is_next = is_head & has_next
+        after = _load(partial_ptr, stat_ptr, source + HEADS, is_next, column, column < D, D)
+        for index in tl.static_range(2):
+            if (place + start + index) % per_group == 0:
+                top, total, offset, values = _fold_lines(
+                    top, total, offset, values, tops, totals, offsets, lines
+                )
+                tops, totals, offsets, lines = none + MASKED, none, none, nothing
+            if index == 1:
+                item = after
+            tops, totals, offsets, lines = _fold_lines(
+                tops, totals, offsets, lines, item[0], item[1], item[2], item[3]
             )
-            tops, totals, offsets, lines = none + MASKED, none, none, nothing
-        source = (first + index).to(tl.int64) * HEADS + head
-        item = _load(partial_ptr, stat_ptr, source, head < HEADS, column, column < D, D)
-        tops, totals, offsets, lines = _fold_lines(
-            tops, totals, offsets, lines, item[0], item[1], item[2], item[3]
-        )
     top, total, offset, values = _fold_lines(
         top, total, offset, values, tops, totals, offsets, lines
     )
@@ -252,7 +259,11 @@ def _merge_quantize_kernel(
     D: tl.constexpr,
     BLOCK: tl.constexpr,
     LINES: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
     request = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     head = tl.arange(0, LINES)

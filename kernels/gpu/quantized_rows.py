@@ -11,11 +11,16 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.quantize import QuantizedActivations
 
 # Adding and taking away 1.5 * 2 ** 23 rounds half to even whatever is far smaller.
 ROUNDER = tl.constexpr(12582912.0)
+ROUNDER_BITS = tl.constexpr(0x4B400000)
+# Scales above it keep all that a division needs clear of underflow.
+TINY = tl.constexpr(2.0**-80)
 
 
 class QuantizedRows(NamedTuple):
@@ -62,16 +67,27 @@ def quantize_rows(x: Tensor, out: QuantizedRows) -> None:
             BLOCK=triton.next_power_of_2(k),
             num_warps=num_warps(k),
             enable_fp_fusion=False,
+            **overlap_options(x.device),
         )
 
 
 @triton.jit
 def _quantize_rows_kernel(
-    x_ptr, code_ptr, scale_ptr, sum_ptr, stride_x, K: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr,
+    code_ptr,
+    scale_ptr,
+    sum_ptr,
+    stride_x,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     mask = column < K
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
     x = tl.load(x_ptr + row * stride_x + column, mask=mask, other=0.0).to(tl.float32)
     store_quantized(x, row, column, mask, code_ptr, scale_ptr, sum_ptr, K)
 
@@ -81,13 +97,30 @@ def store_quantized(values, row, column, mask, code_ptr, scale_ptr, sum_ptr, K: 
     """``values`` fp32 ``[BLOCK]`` of one row, 0 where ``mask`` is False."""
     scale = tl.div_rn(tl.max(tl.abs(values), 0), 127.0)
     scale = tl.where(scale == 0, 1.0, scale)
-    codes = tl.div_rn(values, scale + tl.zeros_like(values)) + ROUNDER - ROUNDER
-    codes = tl.minimum(tl.maximum(codes, -127.0), 127.0)
+    if scale > TINY:
+        codes = (_divide(values, scale) + ROUNDER).to(tl.int32, bitcast=True) - ROUNDER_BITS
+    else:
+        quotients = tl.div_rn(values, scale + tl.zeros_like(values)) + ROUNDER - ROUNDER
+        codes = tl.minimum(tl.maximum(quotients, -127.0), 127.0).to(tl.int32)
     tl.store(code_ptr + row * K + column, codes.to(tl.int8), mask=mask)
     tl.store(scale_ptr + row, scale)
-    tl.store(sum_ptr + row, tl.sum(codes.to(tl.int32), 0))
+    tl.store(sum_ptr + row, tl.sum(codes, 0))
+
+
+@triton.jit
+def _divide(values, scale):
+    """``values / scale`` as IEEE rounds it, in half of a division's instructions.
+
+    The first correction leaves an error below one last place, the second then rounds correctly
+    (Markstein, IBM J. Res. Dev. 34(1), 1990, theorem 8.1), where nothing underflows.
+    """
+    inverse = tl.div_rn(1.0, scale) + tl.zeros_like(values)
+    scale += tl.zeros_like(values)
+    near = values * inverse
+    near = tl.fma(tl.fma(-near, scale, values), inverse, near)
+    return tl.fma(tl.fma(-near, scale, values), inverse, near)
 
 
 def num_warps(columns: int) -> int:
     """Of a program with a row of so many columns: about sixteen a thread."""
-    return 1 << min(max((columns - 1).bit_length() - 9, 0), 4)
+    return 1 << min(max((columns - 1).bit_length() - 9, 0), 5)

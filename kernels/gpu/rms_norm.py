@@ -9,7 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
 
 
@@ -38,6 +40,7 @@ def add_rms_norm_quantize_triton(
             ADDS=x is not None,
             num_warps=num_warps(k),
             enable_fp_fusion=False,
+            **overlap_options(residual.device),
         )
     return out
 
@@ -65,17 +68,21 @@ def _add_rms_norm_quantize_kernel(
     K: tl.constexpr,
     BLOCK: tl.constexpr,
     ADDS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     mask = column < K
+    gain = tl.load(gain_ptr + column, mask=mask, other=0.0)
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
     residual_ptrs = residual_ptr + row * stride_residual + column
     residual = tl.load(residual_ptrs, mask=mask, other=0.0)
     if ADDS:
         x = tl.load(x_ptr + row * stride_x + column, mask=mask, other=0.0)
         residual = (residual.to(tl.float32) + x.to(tl.float32)).to(residual.dtype)
         tl.store(residual_ptrs, residual, mask=mask)
-    gain = tl.load(gain_ptr + column, mask=mask, other=0.0)
     normed = rms_norm_row(residual.to(tl.float32), gain, eps, K, residual.dtype)
     store_quantized(normed, row, column, mask, code_ptr, scale_ptr, sum_ptr, K)
 

@@ -14,7 +14,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.quantized_rows import ROUNDER
 from qoq.kernels.kv_cache import FP16_MAX, KvCache, KvFormat, SlotMapping
 
@@ -72,6 +74,7 @@ def rope_store_kv_triton(
             NORMS=norm is not None,
             num_warps=4,
             enable_fp_fusion=False,
+            **overlap_options(qkv.device),
         )
     return q
 
@@ -142,6 +145,7 @@ def _rope_store_kv_kernel(
     TILE: tl.constexpr,
     FP16_LIMIT: tl.constexpr,
     NORMS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     LEVELS: tl.constexpr = 2**BITS - 1
     ROW: tl.constexpr = D * BITS // 8
@@ -154,6 +158,9 @@ def _rope_store_kv_kernel(
     dtype: tl.constexpr = qkv_ptr.dtype.element_ty
     column = tl.arange(0, HALF)
     in_row = (column < D // 2)[None, :]
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
     if tl.program_id(1) == 0:
         head = tl.arange(0, Q_LINES)
         mask = (head < HEADS)[:, None] & in_row

@@ -5,7 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from qoq.kernels.gpu.sample_weights import FARTHEST, distance, load_scaled, weight
+from qoq.kernels.gpu.sample_weights import (
+    FARTHEST,
+    UNIT,
+    distance,
+    load_scaled,
+    weight,
+)
 
 # Few enough to be held in the registers of one program.
 CANDIDATES = 2048
@@ -36,7 +42,7 @@ def load_distances(
 def value(distance, COUNTS: tl.constexpr):
     """What a token adds: UNIT for itself, or its weight."""
     if COUNTS:
-        return tl.where(distance < FARTHEST, 1 << 44, 0).to(tl.int64)
+        return (distance < FARTHEST).to(tl.int64) * UNIT
     else:
         return weight(distance)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from qoq.kernels.gpu.sample_candidates import gather, load_candidates
+from qoq.kernels.gpu.sample_candidates import gather, load_candidates, value
 from qoq.kernels.gpu.sample_random import random_bits
 from qoq.kernels.gpu.sample_search import mass_of_k, search, store_masses
-from qoq.kernels.gpu.sample_threshold import bound, smallest
+from qoq.kernels.gpu.sample_threshold import bound, packed, smallest
 from qoq.kernels.gpu.sample_weights import (
     FARTHEST,
     NOTHING,
@@ -20,8 +20,8 @@ from qoq.kernels.gpu.sample_weights import (
 )
 
 NUM_WARPS = 16
-# Spans that are read at a time where a row is filtered: four tokens a thread.
-SPANS = 2 * NUM_WARPS
+# Spans that are read at a time where a row is filtered.
+SPANS = 32
 # So many spans are searched for candidates without knowing whether those are few enough.
 MAX_HOPEFUL = tl.constexpr(1024)
 
@@ -59,13 +59,15 @@ def _draw_candidate(
     far = load_candidates(candidate_ptr, count, CANDIDATES)
     weights = weight(far)
     if has_k:
-        reach = smallest(far, (far < FARTHEST).to(tl.int64), top_k.to(tl.int64), reach * 0, reach)
+        goal = top_k.to(tl.int64) * UNIT
+        reach = smallest(far, packed(value(far, True)), goal, reach * 0, reach, count)
         # What ties with the last of them is kept, but counts once.
-        num_ties = tl.maximum(tl.sum((far <= reach).to(tl.int32), 0) - top_k, 0)
+        count = tl.sum((far <= reach).to(tl.int32), 0)
+        num_ties = tl.maximum(count - top_k, 0)
         mass = tl.sum(tl.where(far <= reach, weights, 0), 0) - num_ties * weight(reach)
     if top_p < 1:
         goal = (mass * top_p.to(tl.float64)).to(tl.int64)
-        reach = smallest(far, weights, goal, reach * 0, reach)
+        reach = smallest(far, packed(weights), goal, reach * 0, reach, count)
     place, _ = _draw(tl.where(far <= reach, weights, 0), bits, CANDIDATES)
     return tl.load(candidate_ptr + CANDIDATES + place)
 
@@ -99,7 +101,7 @@ def _draw_by_search(
             num_spans,
             top,
             temperature,
-            top_k.to(tl.int64),
+            top_k.to(tl.int64) * UNIT,
             reach,
             V,
             True,
@@ -159,7 +161,8 @@ def _draw_filtered(
     mass = tl.sum(masses, 0)
     has_k = (top_k > 0) & (top_k < V)
     if has_k | (top_p < 1):
-        goal = tl.where(has_k, top_k.to(tl.int64), (mass * top_p.to(tl.float64)).to(tl.int64))
+        goal = (mass * top_p.to(tl.float64)).to(tl.int64)
+        goal = tl.where(has_k, top_k.to(tl.int64) * UNIT, goal)
         reach = bound(nearest, masses, goal, has_k, reach, SPAN)
     is_listed = (nearest <= reach).to(tl.int32)
     num_spans = tl.sum(is_listed, 0)
@@ -238,7 +241,7 @@ def choice_kernel(
     logits = logit_ptr + row * stride_logits
     index = tl.arange(0, BLOCK)
     in_row = index < num_spans
-    tops = tl.load(top_ptr + row * num_spans + index, mask=in_row, other=NOTHING)
+    tops = tl.load(top_ptr + row * num_spans + index, mask=in_row, other=float("-inf"))
     top = tl.max(tops, 0)
     temperature = tl.load(temperature_ptr + row)
     if (temperature > 0) & (top * temperature > 0.5 * NOTHING):

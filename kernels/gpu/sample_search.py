@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from qoq.kernels.gpu.sample_candidates import gather, load_candidates, load_distances, value
-from qoq.kernels.gpu.sample_threshold import smallest
+from qoq.kernels.gpu.sample_threshold import packed, smallest
 from qoq.kernels.gpu.sample_weights import weight
 
 BINS = tl.constexpr(128)
@@ -101,7 +101,8 @@ def search(
             CANDIDATES,
         )
         far = load_candidates(candidate_ptr, count, CANDIDATES)
-        high = smallest(far, value(far, COUNTS), goal - nearer_sum, low, high)
+        values = packed(value(far, COUNTS))
+        high = smallest(far, values, goal - nearer_sum, low, high, count)
     return high
 
 

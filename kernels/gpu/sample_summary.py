@@ -9,7 +9,7 @@ from qoq.kernels.gpu.sample_weights import exponential, load_scaled
 
 SPAN = 64
 # Of a program.
-SPANS = 64
+SPANS = 128
 NUM_WARPS = 4
 
 

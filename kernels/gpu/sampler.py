@@ -5,9 +5,9 @@ draw within 2^-20 of the row's mass from the border between two tokens, a mass a
 weight as near to min-p, or logits that differ by less than fp32 weights do.
 
 Two launches of fixed grids, nothing is read by the host. The first reads all logits once. The
-second has a program for each row, which reads a few spans of 64 tokens where the row is greedy, or
-drawn from all tokens; where it is filtered, it reads the spans that may hold kept tokens, two or
-three times.
+second has a program for each row, which reads one span of 64 tokens where the row is greedy or
+drawn from all tokens. Where it is filtered, it reads the spans that may hold kept tokens: once
+where those are at most 2048, else in some more passes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import triton
 from torch import Tensor
 
 from qoq.kernels.gpu import sample_choice, sample_summary
+from qoq.kernels.gpu.logit_checks import check_logits, check_vector
 from qoq.kernels.gpu.sample_candidates import CANDIDATES
 from qoq.kernels.gpu.sample_choice import choice_kernel
 from qoq.kernels.gpu.sample_summary import SPAN, summary_kernel
@@ -28,8 +29,9 @@ from qoq.kernels.gpu.sample_weights import MAX_VOCAB
 class SamplerRows(NamedTuple):
     """How each row is sampled, ``[R]`` on the device.
 
-    ``temperature`` fp32, 0 for greedy; ``top_k`` int32, 0 for off; ``top_p`` fp32, 1 for off;
-    ``min_p`` fp32, 0 for off; ``seed`` and ``position`` int64 key the row's random number.
+    ``temperature`` fp32, 0 for greedy, and else 2^-20 at least; ``top_k`` int32, 0 for off;
+    ``top_p`` fp32, 1 for off; ``min_p`` fp32, 0 for off; ``seed`` (its low 64 bits) and
+    ``position``, int64, key the row's random number.
     """
 
     temperature: Tensor
@@ -58,7 +60,7 @@ class SamplerWorkspace(NamedTuple):
     """What the two launches share, for batches of up to ``tops.shape[0]`` rows.
 
     ``tops`` and ``sums`` fp32, ``spans`` int32, ``masses`` int64, all ``[R, num_spans]``;
-    ``candidates`` int32 ``[R, 2, 4096]``.
+    ``candidates`` int32 ``[R, 2, 2048]``.
     """
 
     tops: Tensor
@@ -130,26 +132,15 @@ def sample_triton(
 
 
 def _check(logits: Tensor, rows: SamplerRows, out: Tensor, workspace: SamplerWorkspace) -> None:
-    if logits.dim() != 2 or logits.stride(1) != 1 or not 0 < logits.shape[1] <= MAX_VOCAB:
-        raise ValueError(
-            f"logits: expected [R, V], V up to {MAX_VOCAB}, rows contiguous, "
-            f"got {list(logits.shape)} with strides {logits.stride()}"
-        )
+    check_logits(logits, MAX_VOCAB)
     num_rows, vocab_size = logits.shape
-    shape = (triton.cdiv(vocab_size, SPAN),)
-    if workspace.tops.shape[0] < num_rows or workspace.tops.shape[1:] != shape:
+    num_spans = triton.cdiv(vocab_size, SPAN)
+    if workspace.tops.shape[0] < num_rows or workspace.tops.shape[1] != num_spans:
         raise ValueError(
-            f"workspace: expected at least [{num_rows}, {shape[0]}], "
+            f"workspace: expected {num_rows} rows or more of {num_spans} spans, "
             f"got {list(workspace.tops.shape)}"
         )
     expected = SamplerRows.over(torch.empty(4, 0, dtype=torch.int64))
     for name, tensor, like in zip(SamplerRows._fields, rows, expected, strict=True):
-        _check_vector(f"rows.{name}", tensor, num_rows, like.dtype)
-    _check_vector("out", out, num_rows, torch.int64)
-
-
-def _check_vector(name: str, tensor: Tensor, size: int, dtype: torch.dtype) -> None:
-    if tensor.shape != (size,) or tensor.dtype != dtype or not tensor.is_contiguous():
-        raise ValueError(
-            f"{name}: expected contiguous {dtype} [{size}], got {tensor.dtype} {list(tensor.shape)}"
-        )
+        check_vector(f"rows.{name}", tensor, num_rows, like.dtype)
+    check_vector("out", out, num_rows, torch.int64)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
 
 
@@ -35,6 +37,7 @@ def silu_mul_quantize_triton(gate_up: Tensor) -> QuantizedRows:
             BLOCK=triton.next_power_of_2(k),
             num_warps=num_warps(k),
             enable_fp_fusion=False,
+            **overlap_options(gate_up.device),
         )
     return out
 
@@ -48,10 +51,14 @@ def _silu_mul_quantize_kernel(
     stride_x,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     mask = column < K
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
     x_ptrs = x_ptr + row * stride_x + column
     gate = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(x_ptrs + K, mask=mask, other=0.0).to(tl.float32)

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qoq.kernels.gpu.logit_checks import check_logits, check_vector
+
 IN_PROMPT = -(1 << 15)
 MAX_COUNT = tl.constexpr(32767)
 _BLOCK = 2048
@@ -48,9 +50,9 @@ def keep_tokens_triton(
     Raises:
         ValueError: a shape or dtype does not match; the message names the tensor.
     """
-    _check_vector("tokens", tokens, tokens.numel(), torch.int64)
-    _check_vector("slots", slots, tokens.numel(), torch.int64)
-    _check_vector("last_tokens", last_tokens, last_tokens.numel(), torch.int64)
+    check_vector("tokens", tokens, None, torch.int64)
+    check_vector("slots", slots, tokens.numel(), torch.int64)
+    check_vector("last_tokens", last_tokens, None, torch.int64)
     if counts is not None:
         _check_counts(counts, last_tokens.numel())
     if tokens.numel():
@@ -77,19 +79,15 @@ def penalize_triton(logits: Tensor, penalties: Penalties, counts: Tensor, slots:
     Raises:
         ValueError: a shape or dtype does not match; the message names the tensor.
     """
-    if logits.dim() != 2 or logits.stride(1) != 1:
-        raise ValueError(
-            f"logits: expected [R, V], rows contiguous, got {list(logits.shape)} "
-            f"with strides {logits.stride()}"
-        )
+    check_logits(logits)
     num_rows, vocab_size = logits.shape
     for name, tensor in zip(Penalties._fields, penalties, strict=True):
-        _check_vector(f"penalties.{name}", tensor, num_rows, torch.float32)
-    _check_vector("slots", slots, num_rows, torch.int64)
+        check_vector(f"penalties.{name}", tensor, num_rows, torch.float32)
+    check_vector("slots", slots, num_rows, torch.int64)
     _check_counts(counts, counts.shape[0])
     if counts.shape[1] != vocab_size:
         raise ValueError(f"counts: expected [S, {vocab_size}], got {list(counts.shape)}")
-    if logits.numel():
+    if num_rows:
         _penalize_kernel[(triton.cdiv(vocab_size, _BLOCK), num_rows)](
             logits,
             *penalties,
@@ -158,13 +156,6 @@ def _penalize_kernel(
     times = (count & MAX_COUNT).to(tl.float32)
     penalized = repeated - tl.where(times > 0, presence + frequency * times, 0.0)
     tl.store(logits, penalized.to(logit_ptr.dtype.element_ty), mask=count != 0)
-
-
-def _check_vector(name: str, tensor: Tensor, size: int, dtype: torch.dtype) -> None:
-    if tensor.shape != (size,) or tensor.dtype != dtype or not tensor.is_contiguous():
-        raise ValueError(
-            f"{name}: expected contiguous {dtype} [{size}], got {tensor.dtype} {list(tensor.shape)}"
-        )
 
 
 def _check_counts(counts: Tensor, num_slots: int) -> None:

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qoq.kernels.gpu import sample_summary
+from qoq.kernels.gpu.logit_checks import check_logits, check_vector
 from qoq.kernels.gpu.sample_summary import SPAN, summary_kernel
 from qoq.kernels.gpu.sample_weights import (
     MAX_VOCAB,
@@ -41,22 +42,14 @@ class LogprobRows(NamedTuple):
 def token_logprobs_triton(logits: Tensor, tokens: Tensor, num_top: int) -> LogprobRows:
     """Of the ``tokens`` int64 ``[R]`` that came, by unchanged ``logits`` ``[R, V]``.
 
-    A row's numbers do not depend on the other rows. An id out of range has -inf.
+    A row's numbers do not depend on the other rows. An id out of range has some -1e30.
 
     Raises:
         ValueError: a shape or dtype does not match; the message names the tensor.
     """
-    if logits.dim() != 2 or logits.stride(1) != 1 or not 0 < logits.shape[1] <= MAX_VOCAB:
-        raise ValueError(
-            f"logits: expected [R, V], V up to {MAX_VOCAB}, rows contiguous, "
-            f"got {list(logits.shape)} with strides {logits.stride()}"
-        )
+    check_logits(logits, MAX_VOCAB)
     num_rows, vocab_size = logits.shape
-    if tokens.shape != (num_rows,) or tokens.dtype != torch.int64 or not tokens.is_contiguous():
-        raise ValueError(
-            f"tokens: expected contiguous int64 [{num_rows}], got {tokens.dtype} "
-            f"{list(tokens.shape)}"
-        )
+    check_vector("tokens", tokens, num_rows, torch.int64)
     if not 0 <= num_top <= vocab_size:
         raise ValueError(f"num_top: expected 0 to {vocab_size}, got {num_top}")
     device = logits.device
@@ -137,7 +130,7 @@ def _logprobs_kernel(
     summary = row * num_spans
     index = tl.arange(0, BLOCK)
     in_row = index < num_spans
-    tops = tl.load(top_ptr + summary + index, mask=in_row, other=NOTHING)
+    tops = tl.load(top_ptr + summary + index, mask=in_row, other=float("-inf"))
     sums = tl.load(sum_ptr + summary + index, mask=in_row, other=0.0)
     top = tl.max(tops, 0)
     total = tl.sum((exponential(tops - top) * sums * UNIT).to(tl.int64), 0)

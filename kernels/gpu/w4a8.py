@@ -18,11 +18,13 @@ from qoq.kernels.quantize import QuantizedActivations
 
 
 class W4A8Gemm:
-    """Multiplies on one stream of ``device``; not for two streams at once (the workspace)."""
+    """Multiplies on one stream of ``device``; not for two streams at once (the workspace).
 
-    def __init__(self, device: torch.device) -> None:
-        major, minor = torch.cuda.get_device_capability(device)
-        self.arch = 10 * major + minor
+    ``arch`` is the compute capability, 90 for sm_90, or None for that of ``device``.
+    """
+
+    def __init__(self, device: torch.device, arch: int | None = None) -> None:
+        self.arch = arch or _arch(device)
         self.workspace = Workspace(device)
         self._table = shipped_table(self.arch)
 
@@ -55,6 +57,11 @@ class W4A8Gemm:
             if not isinstance(config, HopperTile) or can_run(x, weight, out_dtype):
                 return config
         return portable_config(m, self.arch)
+
+
+def _arch(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def multiply(

@@ -38,17 +38,20 @@ def w8a8_gemm_triton(
     workspace: Workspace,
     bias: Tensor | None = None,
     out_dtype: torch.dtype = torch.float16,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``[M, K]`` codes by int8 ``weight`` ``[N, K]`` with fp32 ``weight_scales`` ``[N]``.
 
-    ``bias`` ``[N]`` is added in fp32. Returns ``[M, N]`` in ``out_dtype``.
+    ``bias`` ``[N]`` is added in fp32. Returns ``[M, N]`` in ``out_dtype``: ``out``, where given.
 
     Raises:
         ValueError: a shape, dtype or device does not match; the message names the tensor.
     """
     _check(x, weight, weight_scales, bias)
     m, (n, k) = x.codes.shape[0], weight.shape
-    y = torch.empty(m, n, dtype=out_dtype, device=weight.device)
+    y = torch.empty(m, n, dtype=out_dtype, device=weight.device) if out is None else out
+    if y.shape != (m, n) or y.dtype != out_dtype or not y.is_contiguous():
+        raise ValueError(f"out: expected contiguous {out_dtype} [{m}, {n}], got {list(y.shape)}")
     if m == 0:
         return y
     steps = triton.cdiv(k, STEP)

@@ -45,7 +45,7 @@ def penalized(
 
 def check_penalties(device: str, vocab_size: int) -> None:
     """Tokens are counted once at the start and then as they come."""
-    prompts, outputs = [[1, 1, 4], [2], [vocab_size - 1]], [[3, 3, 4], [], [0] * 5]
+    prompts, outputs = [[1, 1, 4, 5], [2], [vocab_size - 1]], [[3, 3, 4], [], [0] * 5]
     slots = [2, 0, 3]
     settings = [[1.5, 0.25, -0.5], [0.7, 1.0, 2.0], [1.0, 0.0, 0.0]]
     counts = torch.full((4, vocab_size), 77, dtype=torch.int16, device=device)
@@ -105,7 +105,7 @@ def check_edits(device: str, vocab_size: int) -> None:
             ),
             [],
         )
-        edits = [*bias] or [(1, -torch.inf), (-1, 1.0), (vocab_size, 1.0)]
+        edits = [*bias] or [(1, -torch.inf), (-2, 1.0), (vocab_size, 1.0)]
         token_ids += [token for token, _ in edits]
         values += [value for _, value in edits]
         starts.append(len(token_ids))
@@ -142,7 +142,7 @@ def check_masks(device: str, vocab_size: int) -> None:
 
 def check_embedding(device: str, k: int, dtype: torch.dtype) -> None:
     table = torch.randn(10, k).to(dtype).to(device)
-    last_tokens = torch.tensor([7, 10, -2], device=device)
+    last_tokens = torch.tensor([7, 10, -2, 1], device=device)[:3]
     ids, slots = torch.tensor([[3, -1, 9, -1, -1, 10, -1], [1, 0, 5, 1, 2, 0, 3]], device=device)
     rows = embed_triton(table, ids, slots, last_tokens, torch.float32)
     assert torch.equal(rows[:3], table[[3, 7, 9]].float())

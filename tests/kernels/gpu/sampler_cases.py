@@ -54,28 +54,33 @@ def check_random(device: str) -> None:
     assert numbers.tolist() == [uniform(seed, position) for seed, position in pairs]
 
 
-def check_sampler(device: str, vocab_size: int, scale: float, repeats: int = 1) -> int:
+def check_sampler(device: str, vocab_size: int, scale: float, repeats: int) -> int:
     """Normal logits times ``scale``; returns how many tokens rounding decided."""
     rows = sampler_rows(SETTINGS * repeats, device)
-    logits = scale * torch.randn(len(rows.seed), vocab_size + 3, device=device)[:, 1:-2]
+    wide = scale * torch.randn(len(rows.seed), vocab_size + 3, device=device)
+    logits = wide[:, 1:-2]  # rows with a stride
     numbers = random_numbers_triton(rows.seed, rows.position)
     return check_tokens(logits, rows, numbers, sampled(logits, rows))
 
 
 def check_ties(device: str, vocab_size: int) -> None:
-    """Equal logits are kept together, whatever top-p and top-k ask; greedy takes the first."""
-    logits = torch.zeros(len(SETTINGS), vocab_size, device=device)
-    logits[:, 1::2] = 1.0
-    rows = sampler_rows(SETTINGS, device)
+    """Equal logits are kept together, whatever top-p and top-k ask; greedy takes the first.
+
+    Behind one large logit, top-p counts as many of the equal ones as top-k asks for.
+    """
+    rows = sampler_rows(SETTINGS * 2, device)
     numbers = random_numbers_triton(rows.seed, rows.position)
-    check_tokens(logits, rows, numbers, sampled(logits, rows))
+    for large in (slice(1, None, 2), slice(17, 18)):
+        logits = torch.zeros(2 * len(SETTINGS), vocab_size, device=device)
+        logits[:, large] = 5.0
+        check_tokens(logits, rows, numbers, sampled(logits, rows))
 
 
 def check_masked(device: str) -> None:
     """-inf and NaN are never drawn, and a row of nothing else gives token 0."""
     rows = sampler_rows(SETTINGS, device)
     logits = torch.full((len(SETTINGS), 300), -torch.inf, device=device)
-    logits[:, ::7] = torch.nan
+    logits[:, ::7] = torch.nan if device == "cuda" else -torch.inf  # the interpreter keeps NaN
     assert not sampled(logits, rows).any()
     logits[:, 257] = -30.0
     assert (sampled(logits, rows) == 257).all()
@@ -102,11 +107,17 @@ def check_company(device: str, vocab_size: int) -> None:
         assert sampled(logits[index : index + 1], alone).item() == together[index].item()
 
 
-def check_all(device: str, dtypes: tuple[torch.dtype, ...], vocab_sizes: tuple[int, ...]) -> None:
+def check_all(
+    device: str, dtypes: tuple[torch.dtype, ...], vocab_sizes: tuple[int, ...], repeats: int
+) -> None:
+    """A draw is off by some 2^-24 of the mass: of flat rows, near one of V borders that often."""
     check_random(device)
     for vocab_size in vocab_sizes:
         for scale in (1.0, 4.0):
-            assert check_sampler(device, vocab_size, scale) <= 1, (vocab_size, scale)
+            num_moved = check_sampler(device, vocab_size, scale, repeats)
+            limit = 2 + repeats * len(SETTINGS) * vocab_size * 2**-22
+            assert num_moved <= limit, (vocab_size, scale, num_moved)
+    check_ties(device, 1500)
     check_ties(device, vocab_sizes[-1])
     check_masked(device)
     check_dtypes(device, dtypes)

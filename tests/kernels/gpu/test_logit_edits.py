@@ -86,8 +86,8 @@ def test_edits_refuse_what_does_not_match() -> None:
     edits = LogitEdits(ids, ids, torch.zeros(3))
     refused("logits: expected", edit_logits_triton, logits.t(), edits)
     refused("starts: expected", edit_logits_triton, logits, edits._replace(starts=ids[1:]))
-    refused("edits: expected int32", edit_logits_triton, logits, edits._replace(values=ids))
-    refused("as many", edit_logits_triton, logits, edits._replace(token_ids=ids[1:]))
+    refused("edits.values: expected", edit_logits_triton, logits, edits._replace(values=ids))
+    refused("edits.values: expected", edit_logits_triton, logits, edits._replace(token_ids=ids[1:]))
 
 
 def test_masks_refuse_what_does_not_match() -> None:

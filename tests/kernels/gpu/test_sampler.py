@@ -101,7 +101,8 @@ def test_tokens_are_the_definitions_on_a_gpu() -> None:
     from .sampler_cases import check_all
 
     torch.manual_seed(0)
-    check_all("cuda", (torch.float16, torch.bfloat16), (1, 63, 5000, 32000, 128256, 262144))
+    dtypes, vocab_sizes = (torch.float16, torch.bfloat16), (1, 63, 5000, 32000, 128256, 262144)
+    check_all("cuda", dtypes, vocab_sizes, 8)
 
 
 @pytest.mark.gpu
