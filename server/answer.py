@@ -146,7 +146,12 @@ class EmbeddingList(BaseModel):
 
 
 class TokenizerInfo(BaseModel):
+    """Clients that tokenize by this server look for ``bos_token`` and the like by name."""
+
     special_tokens: dict[str, str]
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
     bos_token_id: int | None
     eos_token_ids: list[int]
     vocab_size: int

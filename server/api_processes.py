@@ -14,7 +14,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 
@@ -37,14 +37,17 @@ class ApiProcesses:
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, config: ServerConfig, listener: socket.socket) -> Iterator[ApiProcesses]:
+    def start(
+        cls, config: ServerConfig, listeners: Sequence[socket.socket]
+    ) -> Iterator[ApiProcesses]:
+        """One for each of the sockets."""
         folder = tempfile.mkdtemp(prefix="qoq-api-")
         address = f"ipc://{folder}/relay"
         os.environ[_METRICS_FOLDER] = folder  # prometheus_client reads it, where it is imported
         spawn = multiprocessing.get_context("spawn")
         processes = [
             spawn.Process(target=_run, args=(config, listener, address), daemon=True)
-            for _ in range(config.api_workers)
+            for listener in listeners
         ]
         try:
             for process in processes:

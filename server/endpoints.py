@@ -100,9 +100,12 @@ class Endpoints:
         return answer.DetokenizedPrompt(prompt=text)
 
     async def tokenizer_info(self) -> answer.TokenizerInfo:
-        info = self._model.info()
+        info, named = self._model.info(), self._tokenizer.named_tokens
         return answer.TokenizerInfo(
-            special_tokens=self._tokenizer.named_tokens,
+            special_tokens=named,
+            bos_token=named.get("bos_token"),
+            eos_token=named.get("eos_token"),
+            pad_token=named.get("pad_token"),
             bos_token_id=self._tokenizer.bos_token_id,
             eos_token_ids=self._model.eos_token_ids(),
             vocab_size=info.vocab_size,

@@ -15,13 +15,23 @@ from fastapi import FastAPI
 GRACE_S = 20
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Raises OSError, naming the address, where it cannot be had."""
+def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    """A shared address may be listened on several times. Raises OSError, naming the address."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address, family=family)
+        return socket.create_server(address, family=family, reuse_port=is_shared)
     except OSError as error:
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
+    """Sockets on one port, among which the kernel deals out connections. Raises OSError.
+
+    From a single socket, whoever wakes first would take all that wait. Port 0 is any free one.
+    """
+    with listen(host, port) as alone:  # who shares an address would share it with strangers too
+        port = alone.getsockname()[1]
+    return [listen(host, port, is_shared=True) for _ in range(count)]
 
 
 class HttpServer(uvicorn.Server):

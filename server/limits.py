@@ -49,8 +49,8 @@ class Limits:
         self.check_token_ids(token_ids, param)
         if len(token_ids) >= self.max_model_len:
             raise ApiError(
-                f"The prompt has {len(token_ids)} tokens; the context of {self.max_model_len} must "
-                "hold it and at least one more.",
+                f"{self._context()}; the prompt has {len(token_ids)}, and an answer needs at least "
+                "one more.",
                 param=param,
                 code="context_length_exceeded",
             )
@@ -68,8 +68,12 @@ class Limits:
         total = num_prompt_tokens + max_tokens
         if total > self.max_model_len:
             raise ApiError(
-                f"{num_prompt_tokens} prompt tokens + {param} = {max_tokens} make {total}, more "
-                f"than the context of {self.max_model_len}.",
+                f"{self._context()}; {num_prompt_tokens} of the prompt + {param} = {max_tokens} "
+                f"make {total}.",
                 param=param,
                 code="context_length_exceeded",
             )
+
+    def _context(self) -> str:
+        """OpenAI's words, by which clients tell this mistake from others."""
+        return f"This model's maximum context length is {self.max_model_len} tokens"

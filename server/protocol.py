@@ -181,6 +181,9 @@ class ChatMessage(Body):
     annotations: Annotated[Any, Only([])] = None
     audio: Annotated[Any, Only()] = None
     function_call: Annotated[Any, Only()] = None
+    # And these, which OpenAI's own client and LiteLLM add to it.
+    parsed: Any = None
+    provider_specific_fields: Any = None
 
     @field_validator("content", mode="wrap")
     @classmethod

@@ -43,7 +43,7 @@ class ModelResponse(BaseModel):
     model: str
     output: list[dict[str, Any]]
     previous_response_id: str | None
-    usage: ResponseUsage | None
+    usage: ResponseUsage | None = None
     metadata: dict[str, str]
 
 

@@ -100,10 +100,14 @@ class ResponseBuilder:
 
 
 def _new_response(body: ResponseRequest) -> Json:
-    """Every field that the API has, as asked for or as it is by default."""
+    """Every field that the API has, as asked for or as it is by default.
+
+    OpenAI's schema has no null for ``usage`` before the end, a ``user`` or parts of a format.
+    """
     asked = body.model_dump(mode="json", by_alias=True)
-    text = asked["text"] or {}
-    return {
+    form = (asked["text"] or {}).get("format") or {"type": "text"}
+    user = {} if body.user is None else {"user": body.user}
+    return user | {
         "id": f"resp_{uuid.uuid4().hex}",
         "object": "response",
         "created_at": int(time.time()),
@@ -123,14 +127,12 @@ def _new_response(body: ResponseRequest) -> Json:
         "service_tier": "default",
         "store": body.store is not False,
         "temperature": 1.0 if body.temperature is None else body.temperature,
-        "text": {"format": text.get("format") or {"type": "text"}},
+        "text": {"format": {key: value for key, value in form.items() if value is not None}},
         "tool_choice": asked["tool_choice"] or "auto",
         "tools": asked["tools"] or [],
         "top_logprobs": 0,
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
-        "usage": None,
-        "user": body.user,
         "metadata": body.metadata or {},
     }
 

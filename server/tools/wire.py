@@ -45,10 +45,13 @@ class NamedToolChoice(BaseModel):
 
 
 class CalledFunction(BaseModel):
+    """OpenAI's own client sends back what it parsed from ``arguments``; no template sees that."""
+
     model_config = _STRICT
 
     name: Text
     arguments: Text
+    parsed_arguments: Any = Field(default=None, exclude=True)
 
 
 class ToolCall(BaseModel):
@@ -59,7 +62,7 @@ class ToolCall(BaseModel):
     id: Text
     type: Literal["function"] = "function"
     function: CalledFunction
-    index: int | None = None
+    index: int | None = Field(default=None, exclude=True)
 
 
 def _kind_of(value: object) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +12,7 @@ import psutil
 import pytest
 
 from ..engine.talking_model import write_talking_model
-
-QOQ = Path(sys.executable).with_name("qoq")
+from .serve_process import serve_process
 
 
 @pytest.fixture(scope="module")
@@ -28,33 +24,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def served(model: Path, tmp_path: Path) -> Iterator[tuple[psutil.Process, str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [QOQ, "serve", str(model), "--precision", "fp32", "--port", str(port)]
-    with (tmp_path / "log").open("w") as log:
-        process = psutil.Popen([*command, "--api-workers", "2"], stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(process, url, tmp_path / "log")
-        yield process, url
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_ready(process: psutil.Popen, url: str, log: Path) -> None:
-    deadline_s = time.monotonic() + 120
-    while time.monotonic() < deadline_s:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(f"{url}/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail(log.read_text())
+    flags = ("--precision", "fp32", "--api-workers", "2")
+    with serve_process(model, tmp_path / "log", *flags) as process_and_url:
+        yield process_and_url
 
 
 @pytest.mark.slow

@@ -125,6 +125,11 @@ async def test_several_names_are_one_model(engine, tokenizer, config) -> None:
 async def test_tokenizer_info(client: httpx.AsyncClient) -> None:
     info = (await client.get("/tokenizer_info")).json()
     assert info["special_tokens"] == {"bos_token": "<|bos|>", "eos_token": "<|end|>"}
+    assert (info["bos_token"], info["eos_token"], info["pad_token"]) == (
+        "<|bos|>",
+        "<|end|>",
+        None,
+    )
     assert (info["bos_token_id"], info["eos_token_ids"]) == (256, [257])
     assert (info["vocab_size"], info["max_model_len"]) == (260, 256)
     assert "messages" in info["chat_template"]

@@ -236,9 +236,8 @@ async def test_unknown_route_and_method(client: httpx.AsyncClient) -> None:
 
 async def test_context_arithmetic_is_shown(client: httpx.AsyncClient) -> None:
     answer = await client.post(COMPLETE, json=complete(prompt="x" * 200, max_tokens=57))
-    assert (
-        "200 prompt tokens + max_tokens = 57 make 257, more than the context of 256" in answer.text
-    )
+    message = "context length is 256 tokens; 200 of the prompt + max_tokens = 57 make 257"
+    assert message in answer.text
     assert (
         await client.post(COMPLETE, json=complete(prompt="x" * 200, max_tokens=56))
     ).status_code == 200

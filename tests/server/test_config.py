@@ -37,6 +37,9 @@ def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
     assert (config.port, config.host) == (1, "file")
 
 
+CHOICES = {"device": "cpu", "load_format": "dummy"}  # fields that take no other text
+
+
 @pytest.mark.parametrize("config_class", [ServerConfig, EngineConfig])
 def test_every_field_has_a_flag_a_variable_and_a_key(config_class: type, tmp_path: Path) -> None:
     """A field that is added to either dataclass needs nothing else."""
@@ -56,6 +59,8 @@ def test_every_field_has_a_flag_a_variable_and_a_key(config_class: type, tmp_pat
         text, value = examples[str(field.type).removesuffix(" | None")]
         if field.name == "api_key_file":
             text, value = str(keys), keys
+        if field.name in CHOICES:
+            text = value = CHOICES[field.name]
         name = field.metadata.get("flag", field.name)
         flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
         file = tmp_path / "qoq.yaml"

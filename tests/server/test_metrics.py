@@ -103,7 +103,7 @@ async def test_everything_is_there_before_the_first_request(client) -> None:
         assert page.of_vllm(name) == 0
     assert page.of_vllm("inter_token_latency_seconds_count") == 0
     assert page["process_start_time_seconds", ""] > 0
-    assert page["vllm:cache_config_info", "16,w4a8kv4,64"] == 1
+    assert page["vllm:cache_config_info", "16,w4a8kv4,0,64"] == 1
 
 
 async def test_choices_and_stops(client, engine) -> None:
@@ -154,6 +154,21 @@ async def test_engine_gauges_and_counters_over_a_restart(client, engine, monkeyp
         page = await Page.of(client)
         assert page.of_vllm("num_preemptions_total") == 9
         assert page.of_vllm("prefix_cache_queries_total") == 130
+
+
+async def test_swapped_blocks_are_counted_in_bytes(client, engine) -> None:
+    """Also over a restart, and while the new engine has not said yet what a block takes."""
+    engine.info = replace(engine.info, num_host_blocks=8, block_bytes=1000)
+    engine.counters = EngineStats(num_blocks_swapped_out=5, num_blocks_swapped_in=2)
+    page = await Page.of(client)
+    assert page["vllm:cache_config_info", "16,w4a8kv4,8,64"] == 1
+    assert page.of_vllm("kv_offload_store_bytes_total") == 5000
+    assert page.of_vllm("kv_offload_load_bytes_total") == 2000
+    engine.counters = EngineStats(num_blocks_swapped_out=1)
+    engine.is_ready = False
+    page = await Page.of(client)
+    assert page.of_vllm("kv_offload_store_bytes_total") == 6000
+    assert page.of_vllm("kv_offload_load_bytes_total") == 2000
 
 
 @pytest.mark.parametrize(

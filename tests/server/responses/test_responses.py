@@ -127,7 +127,13 @@ async def test_a_schema_becomes_a_grammar(client: httpx.AsyncClient, engine: Any
     wanted = {"type": "json_schema", "name": "x", "schema": {"type": "integer"}, "strict": True}
     response = await create(client, text={"format": wanted})
     assert '"integer"' in engine.requests[-1].sampling.grammar
-    assert response["text"]["format"]["schema"] == {"type": "integer"}
+    assert response["text"]["format"] == wanted
+
+
+async def test_no_field_is_null_that_openai_has_no_null_for(client: httpx.AsyncClient) -> None:
+    first, *_ = await events_of(client)
+    assert not {"user", "usage"} & set(first["response"])
+    assert (await create(client, user="me"))["user"] == "me"
 
 
 async def test_a_response_in_the_background_is_made_and_can_be_cancelled(

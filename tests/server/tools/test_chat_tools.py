@@ -111,6 +111,25 @@ async def test_the_model_is_told_of_tools_and_of_earlier_calls(
     assert prompt == "[f]user:Hi;assistant:<tool_call>7;tool:sunny;"
 
 
+async def test_a_template_sees_no_more_of_a_call_than_there_is(
+    client_with: Clients, engine: Any
+) -> None:
+    """Clients add to an earlier call its place and what they parsed; some templates dump it."""
+    function = {"name": "f", "arguments": '{"x": 7}'}
+    call = {"id": "1", "type": "function", "function": function | {"parsed_arguments": {"x": 7}}}
+    added = {"parsed": {"x": 7}, "provider_specific_fields": {"refusal": None}}
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [call | {"index": 0}], **added},
+        {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+    ]
+    dumping = "{{ messages[0].tool_calls | tojson }}{# <tool_call> tools #}"
+    await choice_of(client_with(dumping), messages=messages)
+    shown = json.loads(bytes(engine.requests[-1].prompt_token_ids))
+    assert shown == [
+        {"id": "1", "type": "function", "function": function | {"arguments": {"x": 7}}}
+    ]
+
+
 @pytest.mark.parametrize("fields", [{"tool_choice": "none"}, {"tools": []}, {"tools": None}])
 async def test_without_tools_the_text_is_not_read(
     client_with: Clients, engine: Any, fields: dict[str, Any]
