@@ -30,6 +30,9 @@ class StepTensors:
     slots: SlotMapping
     plans: Mapping[int | None, AttentionPlan]
 
+    def embed(self, table: Tensor, dtype: torch.dtype) -> Tensor:
+        return table[self.input_ids].to(dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class Attention:
@@ -41,13 +44,16 @@ class Attention:
     window: int | None
     activation_bits: int | None
 
-    def __call__(self, x: Activations, cache: KvCache, step: StepTensors) -> Tensor:
+    def __call__(
+        self, x: Activations, cache: KvCache, step: StepTensors, rows: Tensor | None
+    ) -> Tensor:
         qkv = self.qkv_proj(x).unflatten(1, (-1, self.fmt.head_dim))
         if self.qk_norm is not None:
             qkv = self._norm_heads(qkv, self.qk_norm)
         q = rope_store_kv(qkv, step.rope, cache, step.slots, self.fmt)
         plan = step.plans[self.window]
         out = paged_attention(q, cache, plan, self.fmt, self.fmt.head_dim**-0.5).flatten(1)
+        out = out if rows is None else out[rows]
         if self.activation_bits is None:
             return self.o_proj(out)
         return self.o_proj(quantize_activations(out, self.activation_bits))

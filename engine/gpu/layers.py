@@ -50,6 +50,10 @@ class W8A8Linear:
     dtype: torch.dtype
 
     def __call__(self, x: QuantizedRows) -> Tensor:
+        return self.write(x, None)
+
+    def write(self, x: QuantizedRows, out: Tensor | None) -> Tensor:
+        """Into ``out``, where there is one."""
         config = w8a8_config(x.codes.shape[0], self.gemm.arch)
         return w8a8_gemm_triton(
             x.activations,
@@ -59,6 +63,7 @@ class W8A8Linear:
             self.gemm.workspace,
             self.bias,
             self.dtype,
+            out,
         )
 
 
@@ -94,7 +99,9 @@ class GpuAttention:
     fmt: KvFormat
     window: int | None
 
-    def __call__(self, x: QuantizedRows, cache: KvCache, step: GpuStep) -> Tensor:
+    def __call__(
+        self, x: QuantizedRows, cache: KvCache, step: GpuStep, rows: Tensor | None
+    ) -> Tensor:
         qkv = self.qkv_proj(x).unflatten(1, (-1, self.fmt.head_dim))
         q = rope_store_kv_triton(qkv, step.rope, cache, step.slots, self.fmt, self.head_norm)
         out = QuantizedRows.allocate(q.shape[0], q.shape[1] * q.shape[2], q.device)
@@ -103,7 +110,7 @@ class GpuAttention:
             self._decode(q[:count], cache, step, out.rows(0, count))
         if step.prefill_plans:
             self._prefill(q, cache, step, out)
-        return self.o_proj(out)
+        return self.o_proj(out if rows is None else out.take(rows))
 
     def _decode(self, q: Tensor, cache: KvCache, step: GpuStep, out: QuantizedRows) -> None:
         plan = step.decode_plans[self.window]

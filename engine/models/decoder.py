@@ -16,9 +16,8 @@ from qoq.kernels.kv_cache import KvCache
 
 
 class Step(Protocol):
-    @property
-    def input_ids(self) -> Tensor:
-        """Int64 ``[M]``."""
+    def embed(self, table: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows ``[M, hidden]`` of the step's tokens, of ``table`` ``[V, hidden]``."""
 
 
 A = TypeVar("A")
@@ -35,7 +34,9 @@ class Norm(Protocol[A_out]):
 
 
 class SelfAttention(Protocol[A_in, S_in]):
-    def __call__(self, x: A_in, cache: KvCache, step: S_in) -> Tensor: ...
+    """Stores the keys and values of all tokens; what it adds for tokens ``rows``, or for all."""
+
+    def __call__(self, x: A_in, cache: KvCache, step: S_in, rows: Tensor | None) -> Tensor: ...
 
 
 class Projection(Protocol[A_in]):
@@ -51,10 +52,21 @@ class DecoderLayer(Generic[A, S]):
     post_attention_norm: Norm[A]
     mlp: Projection[A]
 
-    def __call__(self, x: Tensor | None, residual: Tensor, cache: KvCache, step: S) -> Tensor:
-        """What the layer adds to the residual stream; ``x`` is what the previous one adds."""
-        x = self.attention(self.input_norm(x, residual), cache, step)
-        return self.mlp(self.post_attention_norm(x, residual))
+    def __call__(
+        self,
+        x: Tensor | None,
+        residual: Tensor,
+        cache: KvCache,
+        step: S,
+        rows: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the layer adds to the residual stream, and the stream, of tokens ``rows`` or of all.
+
+        ``x`` is what the previous layer adds.
+        """
+        x = self.attention(self.input_norm(x, residual), cache, step, rows)
+        residual = residual if rows is None else residual[rows]
+        return self.mlp(self.post_attention_norm(x, residual)), residual
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +83,15 @@ class Decoder(Generic[A, S]):
     def hidden_states(self, step: S, caches: list[KvCache], rows: Tensor | None) -> A:
         """Run a step; final hidden states ``[R, hidden]`` of tokens ``rows`` int64 ``[R]``, or all.
 
-        The residual stream has ``dtype``.
+        The residual stream has ``dtype``. Of the other tokens, the last layer's keys and values are
+        all that is needed.
         """
-        residual = self.embedding[step.input_ids].to(self.dtype)
+        residual = step.embed(self.embedding, self.dtype)
         x: Tensor | None = None
         for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, residual, cache, step)
-        assert x is not None
-        if rows is None:
-            return self.norm(x, residual)
-        return self.norm(x[rows], residual[rows])
+            wanted = rows if layer is self.layers[-1] else None
+            x, residual = layer(x, residual, cache, step, wanted)
+        return self.norm(x, residual)
 
     def logits(self, hidden: A) -> Tensor:
         """Fp32 ``[R, V]``."""

@@ -22,6 +22,7 @@ from qoq.kernels.gpu.decode_plan import PARTITION, TILE, DecodePlan
 from qoq.kernels.gpu.kv_codes import load_parts
 from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.partial_softmax import CODE_UNIT, LOG2_E, MASKED, fold, weigh
+from qoq.kernels.gpu.sizes import next_power_of_2
 from qoq.kernels.kv_cache import KvCache, KvFormat
 
 # The matrix unit's smallest side; query heads that share a kv head fill rows of it.
@@ -81,7 +82,7 @@ def decode_partials(
         softmax_scale * LOG2_E,
         BITS=fmt.bits,
         D=fmt.head_dim,
-        WIDTH=triton.next_power_of_2(fmt.head_dim // 4),
+        WIDTH=next_power_of_2(fmt.head_dim // 4),
         HEADS=fmt.num_kv_heads,
         GROUP=q.shape[1] // fmt.num_kv_heads,
         TILE=TILE,

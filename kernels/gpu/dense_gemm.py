@@ -18,6 +18,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.gemm_tile import place_tile
+from qoq.kernels.gpu.sizes import cdiv
 from qoq.kernels.gpu.w4a8_config import TileConfig
 
 STEP = 64  # input channels a stage
@@ -56,7 +57,7 @@ def dense_gemm_triton(
     y = torch.empty(m, n, dtype=out_dtype, device=x.device)
     if m == 0:
         return y
-    tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
+    tiles = cdiv(m, config.block_m) * cdiv(n, config.block_n)
     _dense_gemm_kernel[(tiles,)](
         x,
         weight,
@@ -66,7 +67,7 @@ def dense_gemm_triton(
         n,
         k,
         x.stride(0),
-        STEPS=triton.cdiv(k, STEP),
+        STEPS=cdiv(k, STEP),
         BLOCK_M=config.block_m,
         BLOCK_N=config.block_n,
         BLOCK_K=STEP,

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qoq.kernels.gpu.prefill_plan import BLOCK
+from qoq.kernels.gpu.sizes import next_power_of_2
 from qoq.kernels.kv_cache import FP16_MAX, KvCache, KvFormat
 
 
@@ -37,7 +38,7 @@ def dequantize_blocks(
         blocks.shape[0] * BLOCK,
         BITS=fmt.bits,
         D=fmt.head_dim,
-        COLUMNS=triton.next_power_of_2(fmt.code_width),
+        COLUMNS=next_power_of_2(fmt.code_width),
         WIDTH=out.shape[1],
         HEADS=fmt.num_kv_heads,
         TOKENS=BLOCK,

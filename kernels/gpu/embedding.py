@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qoq.kernels.gpu.logit_checks import check_vector
+from qoq.kernels.gpu.sizes import cdiv
 
 _BLOCK = 1024
 
@@ -32,7 +33,7 @@ def embed_triton(
     check_vector("last_tokens", last_tokens, None, torch.int64)
     out = torch.empty(m, k, dtype=dtype, device=table.device)
     if m:
-        _embed_kernel[(m, triton.cdiv(k, _BLOCK))](
+        _embed_kernel[(m, cdiv(k, _BLOCK))](
             table,
             token_ids,
             slots,

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qoq.kernels.gpu.logit_checks import check_logits, check_vector
+from qoq.kernels.gpu.sizes import cdiv
 
 _BLOCK = 4096
 _EDITS = 128
@@ -71,7 +72,7 @@ def mask_logits_triton(logits: Tensor, masks: Tensor, mask_rows: Tensor) -> None
     """
     check_logits(logits)
     num_rows, vocab_size = logits.shape
-    words = triton.cdiv(vocab_size, 32)
+    words = cdiv(vocab_size, 32)
     if masks.dtype != torch.int32 or masks.shape[1:] != (words,) or not masks.is_contiguous():
         raise ValueError(
             f"masks: expected contiguous int32 [N, {words}], got {masks.dtype} {list(masks.shape)}"

@@ -16,6 +16,7 @@ from qoq.kernels.gpu.decode_plan import GROUP, PARTITION, DecodePlan
 from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.partial_softmax import MASKED, fold, weigh
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
+from qoq.kernels.gpu.sizes import cdiv, next_power_of_2
 
 # Contexts of one group: heads of a program. Longer ones: columns, and groups side by side.
 LINES = 8
@@ -37,26 +38,26 @@ def merge(plan: DecodePlan, out: Tensor) -> Tensor:
     _check_rows(out.shape[0], plan)
     if not out.shape[0]:
         return out
-    num_groups = triton.cdiv(plan.max_context, PARTITION * GROUP)
+    num_groups = cdiv(plan.max_context, PARTITION * GROUP)
     options = overlap_options(out.device)
     arguments = (plan.partials, plan.stats, plan.requests, out)
     if num_groups == 1:
-        _merge_heads_kernel[(out.shape[0], triton.cdiv(num_heads, LINES))](
+        _merge_heads_kernel[(out.shape[0], cdiv(num_heads, LINES))](
             *arguments,
             HEADS=num_heads,
             D=head_dim,
-            BLOCK=triton.next_power_of_2(head_dim),
+            BLOCK=next_power_of_2(head_dim),
             LINES=LINES,
             num_warps=4,
             **options,
         )
     else:
-        _merge_groups_kernel[(out.shape[0], num_heads, triton.cdiv(head_dim, COLUMNS))](
+        _merge_groups_kernel[(out.shape[0], num_heads, cdiv(head_dim, COLUMNS))](
             *arguments,
             HEADS=num_heads,
             D=head_dim,
             COLUMNS=COLUMNS,
-            GROUPS=min(triton.next_power_of_2(num_groups), MAX_GROUPS),
+            GROUPS=min(next_power_of_2(num_groups), MAX_GROUPS),
             PER_GROUP=GROUP,
             num_warps=1,
             **options,
@@ -84,9 +85,9 @@ def merge_quantize(plan: DecodePlan, like: Tensor, out: QuantizedRows) -> None:
             *out,
             HEADS=num_heads,
             D=head_dim,
-            BLOCK=triton.next_power_of_2(head_dim),
-            LINES=triton.next_power_of_2(num_heads),
-            num_warps=num_warps(num_heads * head_dim),
+            BLOCK=next_power_of_2(head_dim),
+            LINES=next_power_of_2(num_heads),
+            num_warps=num_warps(num_heads * head_dim, num_requests),
             **overlap_options(plan.partials.device),
         )
 

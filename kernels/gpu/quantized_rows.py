@@ -14,6 +14,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.overlap import overlap_options
+from qoq.kernels.gpu.sizes import next_power_of_2
 from qoq.kernels.quantize import QuantizedActivations
 
 # Adding and taking away 1.5 * 2 ** 23 rounds half to even whatever is far smaller.
@@ -42,6 +43,10 @@ class QuantizedRows(NamedTuple):
         """A view of some rows."""
         return QuantizedRows(*(part[start:stop] for part in self))
 
+    def take(self, rows: Tensor) -> QuantizedRows:
+        """A copy of the rows int64 ``[R]``."""
+        return QuantizedRows(*(part[rows] for part in self))
+
     @property
     def activations(self) -> QuantizedActivations:
         return QuantizedActivations(self.codes, self.scales)
@@ -64,8 +69,8 @@ def quantize_rows(x: Tensor, out: QuantizedRows) -> None:
             *out,
             x.stride(0),
             K=k,
-            BLOCK=triton.next_power_of_2(k),
-            num_warps=num_warps(k),
+            BLOCK=next_power_of_2(k),
+            num_warps=num_warps(k, m),
             enable_fp_fusion=False,
             **overlap_options(x.device),
         )
@@ -121,6 +126,10 @@ def _divide(values, scale):
     return tl.fma(tl.fma(-near, scale, values), inverse, near)
 
 
-def num_warps(columns: int) -> int:
-    """Of a program with a row of so many columns: about sixteen a thread."""
-    return 1 << min(max((columns - 1).bit_length() - 9, 0), 5)
+def num_warps(columns: int, rows: int) -> int:
+    """Of a program with a row of so many columns: about sixteen a thread.
+
+    Where there are more rows than multiprocessors, two long ones share one.
+    """
+    most = 5 if rows <= 132 else 4
+    return 1 << min(max((columns - 1).bit_length() - 9, 0), most)

@@ -13,6 +13,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
+from qoq.kernels.gpu.sizes import next_power_of_2
 
 
 def add_rms_norm_quantize_triton(
@@ -36,9 +37,9 @@ def add_rms_norm_quantize_triton(
             residual.stride(0),
             eps,
             K=k,
-            BLOCK=triton.next_power_of_2(k),
+            BLOCK=next_power_of_2(k),
             ADDS=x is not None,
-            num_warps=num_warps(k),
+            num_warps=num_warps(k, m),
             enable_fp_fusion=False,
             **overlap_options(residual.device),
         )

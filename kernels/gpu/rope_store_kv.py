@@ -18,6 +18,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.quantized_rows import ROUNDER
+from qoq.kernels.gpu.sizes import next_power_of_2
 from qoq.kernels.kv_cache import FP16_MAX, KvCache, KvFormat, SlotMapping
 
 
@@ -64,11 +65,11 @@ def rope_store_kv_triton(
             0.0 if norm is None else norm.eps,
             BITS=fmt.bits,
             D=head_dim,
-            HALF=triton.next_power_of_2(head_dim // 2),
+            HALF=next_power_of_2(head_dim // 2),
             HEADS=num_heads,
-            Q_LINES=triton.next_power_of_2(num_heads),
+            Q_LINES=next_power_of_2(num_heads),
             KV_HEADS=fmt.num_kv_heads,
-            KV_LINES=triton.next_power_of_2(2 * fmt.num_kv_heads),
+            KV_LINES=next_power_of_2(2 * fmt.num_kv_heads),
             TILE=fmt.block_size,
             FP16_LIMIT=FP16_MAX,
             NORMS=norm is not None,

@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from qoq.kernels.gpu import sample_choice, sample_summary
@@ -24,6 +23,7 @@ from qoq.kernels.gpu.sample_candidates import CANDIDATES
 from qoq.kernels.gpu.sample_choice import choice_kernel
 from qoq.kernels.gpu.sample_summary import SPAN, summary_kernel
 from qoq.kernels.gpu.sample_weights import MAX_VOCAB
+from qoq.kernels.gpu.sizes import cdiv, next_power_of_2
 
 
 class SamplerRows(NamedTuple):
@@ -71,7 +71,7 @@ class SamplerWorkspace(NamedTuple):
 
     @classmethod
     def allocate(cls, max_rows: int, vocab_size: int, device: torch.device) -> SamplerWorkspace:
-        shape = (max_rows, triton.cdiv(vocab_size, SPAN))
+        shape = (max_rows, cdiv(vocab_size, SPAN))
         return cls(
             torch.empty(shape, device=device),
             torch.empty(shape, device=device),
@@ -96,7 +96,7 @@ def sample_triton(
     num_rows, vocab_size = logits.shape
     num_spans = workspace.tops.shape[1]
     if num_rows:
-        summary_kernel[(triton.cdiv(num_spans, sample_summary.SPANS), num_rows)](
+        summary_kernel[(cdiv(num_spans, sample_summary.SPANS), num_rows)](
             logits,
             rows.temperature,
             workspace.tops,
@@ -124,7 +124,7 @@ def sample_triton(
             SPAN=SPAN,
             SPANS=sample_choice.SPANS,
             CANDIDATES=CANDIDATES,
-            BLOCK=triton.next_power_of_2(num_spans),
+            BLOCK=next_power_of_2(num_spans),
             num_warps=sample_choice.NUM_WARPS,
             enable_fp_fusion=False,
         )
@@ -134,7 +134,7 @@ def sample_triton(
 def _check(logits: Tensor, rows: SamplerRows, out: Tensor, workspace: SamplerWorkspace) -> None:
     check_logits(logits, MAX_VOCAB)
     num_rows, vocab_size = logits.shape
-    num_spans = triton.cdiv(vocab_size, SPAN)
+    num_spans = cdiv(vocab_size, SPAN)
     if workspace.tops.shape[0] < num_rows or workspace.tops.shape[1] != num_spans:
         raise ValueError(
             f"workspace: expected {num_rows} rows or more of {num_spans} spans, "

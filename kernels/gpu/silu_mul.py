@@ -13,6 +13,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
+from qoq.kernels.gpu.sizes import next_power_of_2
 
 
 def silu_mul_quantize_triton(gate_up: Tensor) -> QuantizedRows:
@@ -34,8 +35,8 @@ def silu_mul_quantize_triton(gate_up: Tensor) -> QuantizedRows:
             *out,
             gate_up.stride(0),
             K=k,
-            BLOCK=triton.next_power_of_2(k),
-            num_warps=num_warps(k),
+            BLOCK=next_power_of_2(k),
+            num_warps=num_warps(k, m),
             enable_fp_fusion=False,
             **overlap_options(gate_up.device),
         )

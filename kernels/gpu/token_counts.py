@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from qoq.kernels.gpu.logit_checks import check_logits, check_vector
+from qoq.kernels.gpu.sizes import cdiv
 
 IN_PROMPT = -(1 << 15)
 MAX_COUNT = tl.constexpr(32767)
@@ -56,7 +57,7 @@ def keep_tokens_triton(
     if counts is not None:
         _check_counts(counts, last_tokens.numel())
     if tokens.numel():
-        _keep_kernel[(triton.cdiv(tokens.numel(), _ROWS),)](
+        _keep_kernel[(cdiv(tokens.numel(), _ROWS),)](
             tokens,
             slots,
             last_tokens,
@@ -88,7 +89,7 @@ def penalize_triton(logits: Tensor, penalties: Penalties, counts: Tensor, slots:
     if counts.shape[1] != vocab_size:
         raise ValueError(f"counts: expected [S, {vocab_size}], got {list(counts.shape)}")
     if num_rows:
-        _penalize_kernel[(triton.cdiv(vocab_size, _BLOCK), num_rows)](
+        _penalize_kernel[(cdiv(vocab_size, _BLOCK), num_rows)](
             logits,
             *penalties,
             counts,

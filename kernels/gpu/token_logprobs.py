@@ -23,6 +23,7 @@ from qoq.kernels.gpu.sample_weights import (
     exponential,
     load_scaled,
 )
+from qoq.kernels.gpu.sizes import cdiv, next_power_of_2
 
 # Spans that are searched at a time for tokens likelier than the one that came.
 _SPANS = 32
@@ -59,10 +60,10 @@ def token_logprobs_triton(logits: Tensor, tokens: Tensor, num_top: int) -> Logpr
         torch.empty(num_rows, num_top, dtype=torch.int64, device=device),
         torch.empty(num_rows, num_top, device=device),
     )
-    num_spans = triton.cdiv(vocab_size, SPAN)
+    num_spans = cdiv(vocab_size, SPAN)
     summary = torch.empty(2, num_rows, num_spans, device=device)
     if num_rows:
-        summary_kernel[(triton.cdiv(num_spans, sample_summary.SPANS), num_rows)](
+        summary_kernel[(cdiv(num_spans, sample_summary.SPANS), num_rows)](
             logits,
             torch.ones(num_rows, device=device),
             summary[0],
@@ -87,7 +88,7 @@ def token_logprobs_triton(logits: Tensor, tokens: Tensor, num_top: int) -> Logpr
             logits.stride(0),
             SPAN=SPAN,
             SPANS=_SPANS,
-            BLOCK=triton.next_power_of_2(num_spans),
+            BLOCK=next_power_of_2(num_spans),
             num_warps=8,
             enable_fp_fusion=False,
         )

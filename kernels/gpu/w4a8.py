@@ -5,6 +5,8 @@ Which kernel and which tiles is looked up, never tried out while serving.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from qoq.kernels.gpu.w4a8_triton import w4a8_gemm_triton
 from qoq.kernels.gpu.w4a8_weight import W4A8Weight
 from qoq.kernels.quantize import QuantizedActivations
 
+MAX_LOOKUPS = 4096  # shapes by numbers of tokens
+
 
 class W4A8Gemm:
     """Multiplies on one stream of ``device``; not for two streams at once (the workspace).
@@ -26,7 +30,8 @@ class W4A8Gemm:
     def __init__(self, device: torch.device, arch: int | None = None) -> None:
         self.arch = arch or _arch(device)
         self.workspace = Workspace(device)
-        self._table = shipped_table(self.arch)
+        table = shipped_table(self.arch)
+        self._choose = None if table is None else lru_cache(MAX_LOOKUPS)(table.choose)
 
     def __call__(
         self,
@@ -51,9 +56,9 @@ class W4A8Gemm:
         self, x: QuantizedActivations, weight: W4A8Weight, out_dtype: torch.dtype = torch.float16
     ) -> Config:
         m = x.codes.shape[0]
-        if self._table is not None:
+        if self._choose is not None:
             shape = Shape(weight.n, weight.k, weight.zeros is not None)
-            config = self._table.choose(shape, m)
+            config = self._choose(shape, m)
             if not isinstance(config, HopperTile) or can_run(x, weight, out_dtype):
                 return config
         return portable_config(m, self.arch)

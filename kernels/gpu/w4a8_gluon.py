@@ -14,14 +14,15 @@ workspace, and the last one of a tile to arrive adds them up: exact, in any orde
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from qoq.kernels.gpu.sizes import cdiv
 from qoq.kernels.gpu.w4a8_config import STREAM_K, HopperTile
 from qoq.kernels.gpu.w4a8_gluon_kernel import _w4a8_kernel
 from qoq.kernels.gpu.w4a8_operands import Workspace, check_operands
@@ -46,18 +47,22 @@ class _Shares(NamedTuple):
 
     @classmethod
     def of(cls, m: int, weight: W4A8Weight, tile: HopperTile, workspace: Workspace) -> _Shares:
-        tiles_m, tiles_n = triton.cdiv(m, tile.block_m), triton.cdiv(weight.n, 2 * ROWS)
-        tiles, steps = tiles_m * tiles_n, triton.cdiv(weight.boxes.shape[1], tile.boxes)
-        device = torch.cuda.get_device_properties(weight.boxes.device)
-        num_blocks = device.multi_processor_count * tile.blocks_per_sm
-        share = triton.cdiv(steps, tile.split_k or 1)
+        tiles_m, tiles_n = cdiv(m, tile.block_m), cdiv(weight.n, 2 * ROWS)
+        tiles, steps = tiles_m * tiles_n, cdiv(weight.boxes.shape[1], tile.boxes)
+        num_blocks = _num_multiprocessors(weight.boxes.device) * tile.blocks_per_sm
+        share = cdiv(steps, tile.split_k or 1)
         if tile.split_k == STREAM_K:
-            share = triton.cdiv(tiles * steps, num_blocks)
-        num_shares = triton.cdiv(tiles * steps, share)
+            share = cdiv(tiles * steps, num_blocks)
+        num_shares = cdiv(tiles * steps, share)
         partials = num_shares * 4 * ROWS * tile.block_m
         if tile.split_k == 1 or not workspace.fits(tiles, partials):
             return cls(min(num_blocks, tiles), tiles_m, tiles_n, steps, 0)
         return cls(num_shares, tiles_m, tiles_n, steps, share)
+
+
+@cache
+def _num_multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def can_run(x: QuantizedActivations, weight: W4A8Weight, out_dtype: torch.dtype) -> bool:
@@ -138,6 +143,7 @@ def w4a8_gemm_gluon(
     return y
 
 
+@cache
 def _layouts() -> tuple[gl.NVMMASharedLayout, gl.NVMMASharedLayout, gl.NVMMASharedLayout]:
     """Of 64-byte rows, of one-dimensional data, and of the output, in shared memory."""
     return (

@@ -18,6 +18,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.gemm_tile import place_tile, store_scaled, sum_splits
+from qoq.kernels.gpu.sizes import cdiv
 from qoq.kernels.gpu.w4a8_config import TileConfig
 from qoq.kernels.gpu.w4a8_operands import Workspace, check_operands
 from qoq.kernels.gpu.w4a8_weight import ROWS, STEP, W4A8Weight
@@ -50,7 +51,7 @@ def w4a8_gemm_triton(
         return y
     num_steps = weight.boxes.shape[1]
     split_k = max(i for i in range(1, config.split_k + 1) if num_steps % i == 0)
-    tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
+    tiles = cdiv(m, config.block_m) * cdiv(n, config.block_n)
     if not workspace.fits(tiles, tiles * config.block_m * config.block_n * split_k):
         split_k = 1
     per_channel = weight.zeros is not None

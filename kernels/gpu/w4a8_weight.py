@@ -54,7 +54,8 @@ def pack_per_group(
     """Reorder the logical tensors of ``w4a8_gemm``, on the device that they are on.
 
     Raises:
-        ValueError: a shape or dtype does not match, or the group size is not 128, 64 or 32.
+        ValueError: a shape or dtype does not match, the group size is not 128, 64 or 32, or a
+            value leaves [-128, 127].
     """
     n, k = qweight.shape[0], qweight.shape[1] * 2
     _check("qweight", qweight, torch.uint8, (n, k // 2))
@@ -67,12 +68,14 @@ def pack_per_group(
         )
     _check("group_scales", group_scales, torch.uint8, (n, num_groups))
     _check("group_offsets", group_offsets, torch.int8, (n, num_groups))
+    codes = unpack_codes(qweight)
+    _check_range(codes, group_scales, group_offsets)
     words = group_scales.int() | (group_offsets.int() + 128) << 8
     per_step = STEP * num_groups // k
     # A padded group is scale 0 and offset 0: weights of 0.
     padded = _pad(words, per_step, value=128 << 8)
     groups = padded.view(-1, ROWS, padded.shape[1] // per_step, per_step).permute(0, 2, 3, 1)
-    return W4A8Weight(n, k, _boxes(qweight), scales, groups.contiguous(), None)
+    return W4A8Weight(n, k, _boxes(codes), scales, groups.contiguous(), None)
 
 
 def pack_per_channel(qweight: Tensor, scales: Tensor, zeros: Tensor) -> W4A8Weight:
@@ -81,11 +84,11 @@ def pack_per_channel(qweight: Tensor, scales: Tensor, zeros: Tensor) -> W4A8Weig
     _check("qweight", qweight, torch.uint8, (n, k // 2))
     _check("scales", scales, torch.float32, (n,))
     _check("zeros", zeros, torch.uint8, (n,))
-    return W4A8Weight(n, k, _boxes(qweight), scales, None, zeros)
+    return W4A8Weight(n, k, _boxes(unpack_codes(qweight)), scales, None, zeros)
 
 
-def _boxes(qweight: Tensor) -> Tensor:
-    codes = _pad(unpack_codes(qweight), STEP, value=0)
+def _boxes(codes: Tensor) -> Tensor:
+    codes = _pad(codes, STEP, value=0)
     halves = codes.view(-1, ROWS, codes.shape[1] // STEP, 2, HALF)
     packed = halves[:, :, :, 0] | halves[:, :, :, 1] << 4
     return packed.transpose(1, 2).contiguous()
@@ -95,6 +98,15 @@ def _pad(matrix: Tensor, columns: int, value: int) -> Tensor:
     """Rows to a multiple of ``PADDED_ROWS``, columns to one of ``columns``."""
     n, k = matrix.shape
     return functional.pad(matrix, (0, -k % columns, 0, -n % PADDED_ROWS), value=value)
+
+
+def _check_range(codes: Tensor, group_scales: Tensor, group_offsets: Tensor) -> None:
+    """A value out of range would carry into the three that share its 32-bit word."""
+    low, high = codes.unflatten(1, (group_scales.shape[1], -1)).aminmax(dim=2)
+    scales, offsets = group_scales.short(), group_offsets.short()
+    is_legal = (low * scales + offsets >= -128) & (high * scales + offsets <= 127)
+    if not is_legal.all():
+        raise ValueError("group_offsets: a dequantized weight leaves the INT8 range")
 
 
 def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

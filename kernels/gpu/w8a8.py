@@ -13,6 +13,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.gemm_tile import place_tile, store_scaled, sum_splits
+from qoq.kernels.gpu.sizes import cdiv
 from qoq.kernels.gpu.w4a8_config import TileConfig
 from qoq.kernels.gpu.w4a8_operands import Workspace, check_inputs
 from qoq.kernels.quantize import QuantizedActivations
@@ -54,9 +55,9 @@ def w8a8_gemm_triton(
         raise ValueError(f"out: expected contiguous {out_dtype} [{m}, {n}], got {list(y.shape)}")
     if m == 0:
         return y
-    steps = triton.cdiv(k, STEP)
+    steps = cdiv(k, STEP)
     split_k = max(i for i in range(1, config.split_k + 1) if steps % i == 0)
-    tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
+    tiles = cdiv(m, config.block_m) * cdiv(n, config.block_n)
     if not workspace.fits(tiles, tiles * config.block_m * config.block_n * split_k):
         split_k = 1
     _w8a8_gemm_kernel[(tiles, split_k)](

@@ -2,6 +2,7 @@
 
 import interpreter  # noqa: F401
 import torch
+
 from qoq.kernels.gpu.locate_tokens import locate_tokens
 
 tables = torch.randint(0, 50, (5, 700), dtype=torch.int32)
