@@ -37,19 +37,8 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
         ValueError: an unsupported architecture or a setting out of range.
     """
     started_s = time.monotonic()
-    is_gpu = _is_gpu(config)
-    runner, info = _gpu_runner(config) if is_gpu else _cpu_runner(config)
-    scheduler = Scheduler(
-        SchedulerConfig(
-            num_blocks=info.num_blocks,
-            block_size=info.block_size,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.step_tokens(is_gpu),
-            max_model_len=info.max_model_len,
-            enable_prefix_caching=config.enable_prefix_caching,
-            separates_output=is_gpu,
-        )
-    )
+    runner, info = load_runner(config)
+    scheduler = Scheduler(scheduler_config(config, info))
     logger.info(
         "%s %s on %s: %d KV blocks of %d tokens, context %d, loaded in %.1f s",
         info.model,
@@ -61,6 +50,26 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
         time.monotonic() - started_s,
     )
     return Engine(scheduler, runner, config.steps_in_flight), info
+
+
+def load_runner(config: EngineConfig) -> tuple[Runner, EngineInfo]:
+    """On the device that ``config`` asks for. Raises as ``build_engine`` does."""
+    return _gpu_runner(config) if _is_gpu(config) else _cpu_runner(config)
+
+
+def scheduler_config(config: EngineConfig, info: EngineInfo) -> SchedulerConfig:
+    """For the device that the runner of ``info`` is on."""
+    is_gpu = info.device != "cpu"
+    return SchedulerConfig(
+        num_blocks=info.num_blocks,
+        block_size=info.block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.step_tokens(is_gpu),
+        max_model_len=info.max_model_len,
+        num_host_blocks=info.num_host_blocks,
+        enable_prefix_caching=config.enable_prefix_caching,
+        separates_output=is_gpu,
+    )
 
 
 def _is_gpu(config: EngineConfig) -> bool:

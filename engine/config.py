@@ -46,6 +46,11 @@ class EngineConfig:
     kv_cache_bytes: int | None = _setting(
         None, "memory for the KV cache, like 4GiB; default: 1GiB, or what is left on a GPU"
     )
+    host_kv_cache_bytes: int | None = _setting(
+        None,
+        "host memory for KV that the GPU's memory cannot keep, like 16GiB, 0 for none; default: "
+        "4GiB, a quarter of what is available where that is less",
+    )
     enable_prefix_caching: bool = _setting(True, "reuse the KV of prompts that begin alike")
     num_threads: int | None = _setting(None, "CPU threads of the engine; default: one a core")
     steps_in_flight: int = _setting(2, "2 prepares the next step while one runs, 1 does not")

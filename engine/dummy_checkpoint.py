@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qoq.engine.checkpoint import read_json
+from qoq.engine.checkpoint import CheckpointError, read_json
 from qoq.engine.precision import Precision, parse_precision
 
 PER_CHANNEL = -1
@@ -27,7 +27,8 @@ def shape_names() -> list[str]:
 class DummyCheckpoint:
     """``model`` is a folder with a ``config.json``, or one of ``shape_names()``.
 
-    Weights keep the scale of activations: each output has about its inputs' variance.
+    Weights keep the scale of activations: each output has about its inputs' variance. Groups are
+    of ``group_size``, or smaller where that does not divide K.
     Raises CheckpointError where there is no such config.
     """
 
@@ -58,7 +59,8 @@ class DummyCheckpoint:
                 self._columns[module] = 2 * shape[1]
                 return self._integers(0, 256, shape, torch.uint8)
             case "group_scales":
-                groups = (shape[0], self._columns[module] // self._group_size)
+                columns = self._columns[module]
+                groups = (shape[0], columns // math.gcd(columns, self._group_size))
                 self._scales[module] = self._integers(1, 16, groups, torch.uint8)
                 return self._scales[module]
             case "group_offsets":
@@ -87,8 +89,12 @@ class DummyCheckpoint:
 
 
 def _read_config(model: Path) -> dict[str, Any]:
-    if str(model) not in shape_names():
+    if (model / "config.json").is_file():
         return read_json(model / "config.json")
+    if str(model) not in shape_names():
+        raise CheckpointError(
+            f"{model}: neither a folder with a config.json nor one of {', '.join(shape_names())}"
+        )
     path = resources.files("qoq.configs") / "shapes" / f"{model}.json"
     config: dict[str, Any] = json.loads(path.read_text())
     return config

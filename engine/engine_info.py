@@ -29,6 +29,8 @@ def describe(
         block_size=fmt.block_size,
         precision=precision.name,
         device=device,
+        num_host_blocks=plan.num_host_blocks,
+        block_bytes=fmt.block_bytes * model.num_layers,
     )
 
 

@@ -19,6 +19,7 @@ class OutOfMemoryError(ValueError):
 class MemoryPlan:
     num_blocks: int
     max_model_len: int
+    num_host_blocks: int = 0
 
 
 def plan_memory(
@@ -34,8 +35,14 @@ def plan_memory(
 
     Raises:
         OutOfMemoryError: weights and cache exceed the memory, or the context exceeds the cache.
-        ValueError: ``max_model_len`` exceeds the model's own limit.
+        ValueError: ``max_model_len`` exceeds the model's own limit, or host memory is asked for
+            beside the CPU's.
     """
+    if config.host_kv_cache_bytes:
+        raise ValueError(
+            "--host-kv-cache-bytes: the CPU's KV cache lies in host memory already; leave it out "
+            "and raise --kv-cache-bytes"
+        )
     cache_bytes = config.kv_cache_bytes or CPU_KV_CACHE_BYTES
     needed = weight_bytes + cache_bytes + OVERHEAD_BYTES
     if needed > available_bytes:

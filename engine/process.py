@@ -53,7 +53,7 @@ def run_process(config: EngineConfig, inbox_address: str, outbox_address: str) -
     try:
         engine, info = build_engine(config)
     except (ValueError, OSError, RuntimeError) as error:
-        outbox.close(Failed(str(error), is_setup=True))
+        outbox.close(Failed(_first_line(error), is_setup=True))
         return
     inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(inbox_address, inbox, engine), daemon=True).start()
@@ -62,10 +62,15 @@ def run_process(config: EngineConfig, inbox_address: str, outbox_address: str) -
         _Loop(engine, inbox, outbox).run()
     except Exception as error:
         logger.exception("the step loop failed")
-        outbox.close(Failed(f"{type(error).__name__}: {error}", is_setup=False))
+        outbox.close(Failed(f"{type(error).__name__}: {_first_line(error)}", is_setup=False))
     else:
         outbox.close(Failed("shut down", is_setup=False))
     engine.close()
+
+
+def _first_line(error: Exception) -> str:
+    """What CUDA's errors say; how to debug them follows, and is in the log."""
+    return str(error).partition("\n")[0]
 
 
 @dataclass(slots=True)

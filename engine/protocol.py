@@ -65,7 +65,10 @@ class TokenOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """Facts about the loaded model that the server needs to validate a request."""
+    """Facts about the loaded model that the server needs to validate a request, or tells.
+
+    A KV block takes ``block_bytes`` over all layers.
+    """
 
     model: str
     max_model_len: int
@@ -76,6 +79,8 @@ class EngineInfo:
     block_size: int
     precision: str
     device: str
+    num_host_blocks: int = 0
+    block_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

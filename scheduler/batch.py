@@ -6,7 +6,7 @@ extends them; a request that is new, or resumed after a preemption, comes with i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qoq.scheduler.request import FinishReason, SamplingParams
 
@@ -49,16 +49,29 @@ class ScheduledRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockCopies:
+    """The content of block ``sources[i]`` goes to block ``targets[i]``; no target comes twice."""
+
+    sources: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One step. ``dropped`` names requests whose state the runner may forget first.
 
     An id may be both in ``dropped`` and ``new`` in ``scheduled``: used again by a client, or
     preempted and resumed at once, because others hold blocks now that it can share. A batch that
     schedules nothing drops nothing either and need not be run.
+
+    ``swap_out`` copies blocks of the device to host blocks, then ``swap_in`` copies host blocks to
+    the device, then the step runs.
     """
 
     scheduled: list[ScheduledRequest]
     dropped: list[str]
+    swap_out: BlockCopies = field(default_factory=BlockCopies)
+    swap_in: BlockCopies = field(default_factory=BlockCopies)
 
     @property
     def num_tokens(self) -> int:

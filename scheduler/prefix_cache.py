@@ -41,12 +41,21 @@ class PrefixCache:
     def __contains__(self, block_id: int) -> bool:
         return block_id in self._hash_of
 
-    def find(self, request: Request) -> list[int]:
-        """Block ids of the longest cached prefix that leaves a token to compute logits from."""
+    def block_of(self, block_hash: bytes) -> int | None:
+        return self._block_of.get(block_hash)
+
+    def hash_of(self, block_id: int) -> bytes | None:
+        return self._hash_of.get(block_id)
+
+    def find(self, request: Request, first: int = 0) -> list[int]:
+        """Blocks of the longest cached run of the request's tokens from its block ``first`` on.
+
+        It leaves a token to compute logits from.
+        """
         num_blocks = (request.num_tokens - 1) // self._block_size
         self._extend_hashes(request, num_blocks)
         found = []
-        for block_hash in request.block_hashes[:num_blocks]:
+        for block_hash in request.block_hashes[first:num_blocks]:
             block_id = self._block_of.get(block_hash)
             if block_id is None:
                 break
@@ -63,24 +72,32 @@ class PrefixCache:
         for index in range(first, last):
             block_id, block_hash = request.block_table[index], request.block_hashes[index]
             if block_hash not in self._block_of:
-                self._block_of[block_hash] = block_id
-                self._hash_of[block_id] = block_hash
+                self.add(block_hash, block_id)
 
-    def evict(self, block_id: int) -> None:
+    def add(self, block_hash: bytes, block_id: int) -> None:
+        """The hash and the block must both be new here."""
+        self._block_of[block_hash] = block_id
+        self._hash_of[block_id] = block_hash
+
+    def evict(self, block_id: int) -> bytes | None:
         """Forget the block's content, if it had any, because it is about to be overwritten."""
         block_hash = self._hash_of.pop(block_id, None)
         if block_hash is not None:
             del self._block_of[block_hash]
+        return block_hash
 
     def clear(self) -> None:
         self._block_of.clear()
         self._hash_of.clear()
 
-    def check_integrity(self, requests: Iterable[Request]) -> None:
-        """Raises AssertionError where a request holds a block that is cached under other tokens."""
+    def check_integrity(self, tables: Iterable[tuple[list[int], list[bytes]]]) -> None:
+        """Raises AssertionError where a table names a block that is cached under other tokens.
+
+        A table comes with the hashes of its full blocks.
+        """
         assert self._block_of == {value: key for key, value in self._hash_of.items()}
-        for request in requests:
-            for block_id, own_hash in zip(request.block_table, request.block_hashes, strict=False):
+        for table, hashes in tables:
+            for block_id, own_hash in zip(table, hashes, strict=False):
                 cached_hash = self._hash_of.get(block_id, own_hash)
                 assert cached_hash == own_hash, f"block {block_id} is cached under other tokens"
 

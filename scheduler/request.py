@@ -75,6 +75,8 @@ class Request:
     flight are done. ``num_in_flight`` counts sampled tokens that are not known on the host yet.
     ``block_hashes`` chains over the full blocks of the known tokens, as far as it was needed.
     ``num_cached_tokens`` is what the prefix cache spared of the prompt at the first admission.
+    While a preempted request waits, ``host_table`` names the blocks in host memory that hold its
+    first ``num_saved_tokens``.
     ``cache_salt`` keeps requests apart: only those of an equal one share cached blocks.
     ``arrival_order`` is given by the scheduler and decides between equal arrival times.
     """
@@ -91,7 +93,9 @@ class Request:
     output_token_ids: list[int] = field(default_factory=list)
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
+    host_table: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
+    num_saved_tokens: int = 0
     num_in_flight: int = 0
     num_cached_tokens: int = 0
     num_preemptions: int = 0
@@ -124,6 +128,12 @@ class Request:
         if len(self.output_token_ids) + self.num_in_flight >= self.sampling.max_tokens:
             return 0
         return self.num_tokens + self.num_in_flight - self.num_computed_tokens
+
+    @property
+    def can_resume_midway(self) -> bool:
+        """Whether a resumption may go on where the KV ends: the prompt gave all that was asked."""
+        has_sampled = bool(self.output_token_ids or self.num_in_flight)
+        return has_sampled or not self.sampling.needs_whole_prompt
 
     @property
     def is_finished(self) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from qoq.scheduler.batch import NO_TOKEN, Batch, RequestOutput
+from qoq.scheduler.batch import NO_TOKEN, Batch, BlockCopies, RequestOutput
 from qoq.scheduler.block_manager import BlockManager
 from qoq.scheduler.config import SchedulerConfig
 from qoq.scheduler.limits import check_fits
@@ -32,10 +32,10 @@ class Scheduler:
     scheduled like a known one. It is then appended, or thrown away where the request has finished
     in the meantime.
 
-    Progress: blocks are held by running requests only, and only a request of lower rank gives up
-    blocks for another. So the first of the running requests is never preempted, each step that it
-    can use runs at least one of its tokens, and it finishes. With none running, all blocks are
-    free and the first waiting request fits, which ``add`` has checked.
+    Progress: the device's blocks are held by running requests only, and only a request of lower
+    rank gives up blocks for another. So the first of the running requests is never preempted, each
+    step that it can use runs at least one of its tokens, and it finishes. With none running, all
+    blocks are free and the first waiting request fits, which ``add`` has checked.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class Scheduler:
             num_preemptions=self._num_preemptions,
             prefix_cache_queries=self._blocks.num_prefix_queries,
             prefix_cache_hits=self._blocks.num_prefix_hits,
+            num_blocks_swapped_out=self._blocks.num_swapped_out,
+            num_blocks_swapped_in=self._blocks.num_swapped_in,
         )
 
     def add(self, request: Request) -> None:
@@ -137,16 +139,19 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises AssertionError where blocks, queues and requests contradict each other."""
         running, waiting = list(self._running), list(self._waiting)
-        self._blocks.check_integrity(running)
+        self._blocks.check_integrity(running + waiting)
         assert {id(r) for r in running + waiting} == {id(r) for r in self._requests.values()}
         assert len(running) + len(waiting) == len(self._requests)
         for request in running:
             assert request.status is RequestStatus.RUNNING
             num_blocks = self._blocks.blocks_for(request.num_computed_tokens)
             assert len(request.block_table) == num_blocks
+            assert not request.host_table
         for request in waiting:
             assert request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
             assert not request.block_table and request.num_computed_tokens == 0
+            num_blocks = self._blocks.blocks_for(request.num_saved_tokens)
+            assert len(request.host_table) == num_blocks
 
     def _schedule_running(self, step: Step) -> None:
         for request in list(self._running):
@@ -181,7 +186,7 @@ class Scheduler:
             step.add_new(request, num_tokens)
 
     def _admit(self, request: Request) -> bool:
-        """Give the request its cached prefix and let it run, if all its known tokens fit.
+        """Give the request its saved or cached prefix and let it run, if all known tokens fit.
 
         False leaves it first in the queue, and nobody passes it. So does a token in flight, which
         must be known before the runner can be told all tokens.
@@ -193,6 +198,7 @@ class Scheduler:
         if not self._blocks.can_admit(request, prefix, num_reserved):
             return False
         self._blocks.admit(request, prefix)
+        self._register(request, 0, request.num_computed_tokens)
         self._waiting.remove(request)
         self._running.add(request)
         request.status = RequestStatus.RUNNING
@@ -203,10 +209,10 @@ class Scheduler:
 
     def _submit(self, step: Step) -> Batch:
         if not step.entries:
-            return step.seal(dropped=[])
+            return step.seal([], BlockCopies(), BlockCopies())
         self._in_flight.append(step)
         dropped, self._dropped = self._dropped, []
-        return step.seal(dropped)
+        return step.seal(dropped, *self._blocks.take_copies())
 
     def _complete(self, step: Step, token_ids: list[int]) -> None:
         sampled = iter(token_ids)
@@ -242,6 +248,7 @@ class Scheduler:
             self._output(request, [token_id])
 
     def _preempt(self, request: Request) -> None:
+        self._blocks.save(request)
         self._leave_running(request)
         request.status = RequestStatus.PREEMPTED
         request.num_preemptions += 1
@@ -253,6 +260,7 @@ class Scheduler:
             self._leave_running(request)
         else:
             self._waiting.remove(request)
+            self._blocks.forget_saved(request)
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
         del self._requests[request.request_id]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qoq.scheduler.batch import Batch, NewRequest, ScheduledRequest
+from qoq.scheduler.batch import Batch, BlockCopies, NewRequest, ScheduledRequest
 from qoq.scheduler.request import Request
 
 
@@ -57,6 +57,7 @@ class Step:
         self.entries.append(StepEntry(request, scheduled, request.num_preemptions))
         self.budget -= num_tokens
 
-    def seal(self, dropped: list[str]) -> Batch:
-        self.batch = Batch([entry.scheduled for entry in self.entries], dropped)
+    def seal(self, dropped: list[str], swap_out: BlockCopies, swap_in: BlockCopies) -> Batch:
+        scheduled = [entry.scheduled for entry in self.entries]
+        self.batch = Batch(scheduled, dropped, swap_out, swap_in)
         return self.batch

@@ -19,6 +19,11 @@ _ENGINE_COUNTERS = {
     "prefix_cache_queries": "Prompt tokens looked up in the prefix cache.",
     "prefix_cache_hits": "Prompt tokens found in the prefix cache.",
 }
+# What the engine counts in blocks, and Prometheus in bytes.
+_BYTE_COUNTERS = {
+    "num_blocks_swapped_out": ("kv_offload_store_bytes", "Bytes of KV copied to host memory."),
+    "num_blocks_swapped_in": ("kv_offload_load_bytes", "Bytes of KV copied from host memory."),
+}
 
 
 class EngineCollector(Collector):
@@ -29,6 +34,7 @@ class EngineCollector(Collector):
         self._labels = labels
         self._last = EngineStats()
         self._before_restart: dict[str, int] = {}
+        self._block_bytes = 0
 
     def describe(self) -> Iterable[Metric]:
         return []  # the names are known without asking the engine
@@ -39,9 +45,13 @@ class EngineCollector(Collector):
         yield self._gauge("num_requests_waiting", "Requests waiting.", stats.num_waiting)
         yield self._gauge("kv_cache_usage_perc", "KV cache in use, 0 to 1.", stats.kv_cache_usage)
         for name, documentation in _ENGINE_COUNTERS.items():
-            yield self._counter(name, documentation, stats)
+            yield self._counter(name, documentation, self._total(name, stats))
         if self._engine.health().is_ready:
+            self._block_bytes = self._engine.info.block_bytes
             yield self._cache_config()
+        for blocks, (name, documentation) in _BYTE_COUNTERS.items():
+            total = self._total(blocks, stats) * self._block_bytes
+            yield self._counter(name, documentation, total)
         self._last = stats
 
     def _stats(self) -> EngineStats:
@@ -55,13 +65,18 @@ class EngineCollector(Collector):
         family.add_metric(self._labels, value)
         return family
 
-    def _counter(self, name: str, documentation: str, stats: EngineStats) -> Metric:
-        value, last = getattr(stats, name), getattr(self._last, name)
+    def _counter(self, name: str, documentation: str, value: int) -> Metric:
+        family = CounterMetricFamily(f"vllm:{name}", documentation, labels=LABELS)
+        family.add_metric(self._labels, value)
+        return family
+
+    def _total(self, name: str, stats: EngineStats) -> int:
+        """Of this engine process and the ones before it; called once a scrape."""
+        value: int = getattr(stats, name)
+        last: int = getattr(self._last, name)
         if value < last:
             self._before_restart[name] = self._before_restart.get(name, 0) + last
-        family = CounterMetricFamily(f"vllm:{name}", documentation, labels=LABELS)
-        family.add_metric(self._labels, self._before_restart.get(name, 0) + value)
-        return family
+        return self._before_restart.get(name, 0) + value
 
     def _cache_config(self) -> Metric:
         info = self._engine.info
@@ -69,6 +84,7 @@ class EngineCollector(Collector):
             "engine": ENGINE,
             "block_size": str(info.block_size),
             "num_gpu_blocks": str(info.num_blocks),
+            "num_cpu_blocks": str(info.num_host_blocks),
             "cache_dtype": info.precision,
         }
         family = GaugeMetricFamily("vllm:cache_config_info", "The KV cache.", labels=list(labels))

@@ -21,13 +21,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("serve", serve_command, "serve a model over the OpenAI API"),
         ("quantize", quantize_command, "make a W4A8KV4 checkpoint from a 16-bit model"),
         ("eval", eval_command, "measure what a quantized model loses"),
-        ("bench", bench_command, "measure this machine against Hugging Face generate"),
+        ("bench", bench_command, "measure what this machine reaches"),
         ("tune", tune_command, "find the fastest GEMM configurations of this GPU"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(bench_command.with_kind(sys.argv[1:] if argv is None else argv))
     code: int = args.run(args)
     return code
 

@@ -114,10 +114,11 @@ async def _serve_by_several(config: ServerConfig) -> int:
     from qoq.engine.process_client import EngineStartError, ProcessClient
     from qoq.engine.relay import Relay
     from qoq.server.api_processes import ApiProcesses
-    from qoq.server.http_server import listen, stop_signal
+    from qoq.server.http_server import listen_together, stop_signal
 
     engine = ProcessClient(config.engine)
-    with ApiProcesses.start(config, listen(config.host, config.port)) as api:
+    listeners = listen_together(config.host, config.port, config.api_workers)
+    with ApiProcesses.start(config, listeners) as api:
         beside = [
             asyncio.create_task(Relay(engine, api.address).run()),
             ending := asyncio.create_task(api.first_end()),
@@ -128,7 +129,8 @@ async def _serve_by_several(config: ServerConfig) -> int:
             await asyncio.wait((loading, ending, stopping), return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 await loading
-                logger.info("%s is ready on %s:%d", config.model_name, config.host, config.port)
+                port = listeners[0].getsockname()[1]
+                logger.info("%s is ready on http://%s:%d", config.model_name, config.host, port)
                 await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 return 0

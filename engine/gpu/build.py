@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 import torch
 
@@ -11,13 +12,15 @@ from qoq.engine.checkpoint import Checkpoint
 from qoq.engine.config import EngineConfig
 from qoq.engine.dummy_checkpoint import DummyCheckpoint
 from qoq.engine.engine_info import describe, eos_token_ids
+from qoq.engine.gpu.host_memory import plan_host_blocks
 from qoq.engine.gpu.inputs import StepInputs
 from qoq.engine.gpu.loader import GpuDecoder, GpuLoader
-from qoq.engine.gpu.memory import plan_gpu_memory
+from qoq.engine.gpu.memory import explain_out_of_memory, plan_gpu_memory
 from qoq.engine.gpu.runner import ROW_MULTIPLE, GpuModelRunner
 from qoq.engine.gpu.sampling import GpuSampler
+from qoq.engine.gpu.swap import BlockSwapper, staging_blocks
 from qoq.engine.grammar import Grammars
-from qoq.engine.memory import MemoryPlan
+from qoq.engine.memory import MemoryPlan, available_memory
 from qoq.engine.models.config import ModelConfig, parse_model_config
 from qoq.engine.models.loader import kv_format
 from qoq.engine.open_checkpoint import open_checkpoint
@@ -52,15 +55,21 @@ def build_gpu_runner(config: EngineConfig) -> tuple[GpuModelRunner, EngineInfo]:
     loader = GpuLoader(
         checkpoint, model, precision, device, _model_dtype(checkpoint), W4A8Gemm(device)
     )
-    decoder = loader.load(limit)
+    with explain_out_of_memory("the weights", "use a smaller model"):
+        decoder = loader.load(limit)
     loaded_s = time.monotonic()
     grammars = Grammars(
         checkpoint.folder / "tokenizer.json", model.vocab_size, eos_token_ids(checkpoint, model)
     )
-    plan = _plan_memory(config, decoder, model, fmt, grammars)
-    runner = _make_runner(config, decoder, model, fmt, plan, grammars)
-    runner.warm_up(config.step_tokens(is_gpu=True))
-    torch.cuda.synchronize()
+    step_tokens = config.step_tokens(is_gpu=True)
+    step = f"a step of {step_tokens} tokens and {config.max_num_seqs} requests"
+    with explain_out_of_memory(step, "lower --max-num-batched-tokens or --max-num-seqs"):
+        plan = _plan_memory(config, decoder, model, fmt, grammars)
+    graphs = f"the KV cache and CUDA graphs of up to {config.max_num_seqs} requests"
+    with explain_out_of_memory(graphs, "lower --kv-cache-bytes or --max-num-seqs"):
+        runner = _make_runner(config, decoder, model, fmt, plan, grammars)
+        runner.warm_up(step_tokens)
+        torch.cuda.synchronize()
     logger.info(
         "weights loaded in %.1f s, kernels and graphs ready in %.1f s",
         loaded_s - started_s,
@@ -97,6 +106,7 @@ def _make_runner(
         inputs,
         GpuSampler(config.max_num_seqs, model.vocab_size, device),
         grammars,
+        swapper=BlockSwapper(caches, plan.num_host_blocks) if plan.num_host_blocks else None,
         max_num_seqs=config.max_num_seqs,
         uses_graphs=uses_graphs,
     )
@@ -119,15 +129,21 @@ def _plan_memory(
     del runner
     torch.cuda.empty_cache()
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-    return plan_gpu_memory(
+    bytes_per_block = fmt.block_bytes * model.num_layers
+    num_host_blocks = plan_host_blocks(
+        config, available_bytes=available_memory(), bytes_per_block=bytes_per_block
+    )
+    swap_bytes = staging_blocks(num_host_blocks, bytes_per_block) * bytes_per_block
+    plan = plan_gpu_memory(
         config,
         total_bytes=total_bytes,
         free_bytes=free_bytes,
-        step_bytes=2 * step_bytes,  # graphs keep their own
-        bytes_per_block=fmt.block_bytes * model.num_layers,
+        step_bytes=2 * step_bytes + swap_bytes,  # graphs keep their own
+        bytes_per_block=bytes_per_block,
         block_size=fmt.block_size,
         model_limit=model.max_position_embeddings,
     )
+    return replace(plan, num_host_blocks=num_host_blocks)
 
 
 def _check_capability(device: torch.device) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 from qoq.engine.gpu.step import GpuStep
 from qoq.engine.models.config import ModelConfig
 from qoq.kernels.gpu.decode_plan import DecodePlan
+from qoq.kernels.gpu.locate_tokens import locate_tokens
 from qoq.kernels.gpu.prefill_plan import PrefillPlan, plan_prefill
-from qoq.kernels.kv_cache import KvFormat, SlotMapping
+from qoq.kernels.kv_cache import KvFormat
 
 FROM_DEVICE = -1  # in the place of a token id
 NOWHERE = -1  # a block that nothing is written to
@@ -102,9 +103,13 @@ class StepInputs:
             slots, indices, blocks = self.send(added).t().unbind()
             self._tables[slots, indices] = blocks.int()
 
-    def keep_tokens(self, slots: list[int], tokens: Tensor) -> None:
+    def slots(self, num_rows: int) -> Tensor:
+        """Of the rows that are set, int64 ``[num_rows]``."""
+        return self._rows[0, :num_rows]
+
+    def keep_tokens(self, slots: Tensor, tokens: Tensor) -> None:
         """What the requests in ``slots`` sampled, int64 ``[R]``: their next step starts from it."""
-        self.last_tokens[self.send(slots)] = tokens
+        self.last_tokens[slots] = tokens
 
     def set_rows(self, rows: Rows, num_rows: int) -> None:
         """Up to ``num_rows``, what is left computes nobody's token."""
@@ -119,24 +124,29 @@ class StepInputs:
     def set_plans(self, context_lens: list[int]) -> None:
         """Of decode attention, one for each sliding window."""
         for window, plan in self._plans.items():
-            items, requests = plan.divide(context_lens, window)
-            plan.count.copy_(self.send([len(items)]))
-            plan.items[: len(items)].copy_(self._pinned(items), non_blocking=True)
-            plan.requests[: len(requests)].copy_(self._pinned(requests), non_blocking=True)
-            plan.requests[len(requests) :].zero_()
+            words = plan.pack(*plan.divide(context_lens, window))
+            plan.words[: len(words)].copy_(self._pinned(words), non_blocking=True)
 
     def step(self, num_decode_rows: int, num_rows: int, prefills: Prefills | None) -> GpuStep:
         """From what was set. Without prefills nothing comes from the host: it may be captured."""
         slots, positions, token_ids = self._rows[:, :num_rows].unbind()
-        size = self._fmt.block_size
-        blocks = self._tables[slots, positions // size]
+        located = locate_tokens(
+            slots,
+            positions,
+            self._tables,
+            self._rope_table,
+            self._fmt.block_size,
+            num_decode_rows,
+        )
         prefilling = [] if prefills is None else prefills.slots
         return GpuStep(
-            input_ids=torch.where(token_ids >= 0, token_ids, self.last_tokens[slots]),
-            rope=self._rope_table[positions],
-            slots=SlotMapping(blocks.long(), positions % size),
+            token_ids=token_ids,
+            request_slots=slots,
+            last_tokens=self.last_tokens,
+            rope=located.rope,
+            slots=located.slots,
             num_decode_rows=num_decode_rows,
-            decode_tables=self._tables[slots[:num_decode_rows]],
+            decode_tables=located.tables,
             decode_plans=self._plans,
             prefill_tables=self._tables[self.send(prefilling)] if prefilling else self._tables[:0],
             prefill_plans={} if prefills is None else self._prefill_plans(prefills),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 from qoq.engine.config import EngineConfig
 from qoq.engine.memory import MemoryPlan, OutOfMemoryError, gib
@@ -49,6 +53,12 @@ def plan_gpu_memory(
         )
     num_blocks = max(cache_bytes, 0) // bytes_per_block
     capacity = num_blocks * block_size
+    if config.kv_cache_bytes is not None and capacity < (needed := config.max_model_len or 1):
+        raise OutOfMemoryError(
+            f"--kv-cache-bytes {gib(cache_bytes)} holds {capacity} tokens at {bytes_per_block} "
+            f"bytes a block of {block_size}, fewer than {needed}; raise it to at least "
+            f"{-(-needed // block_size) * bytes_per_block}, or lower --max-model-len"
+        )
     if capacity < (config.max_model_len or 1):
         raise OutOfMemoryError(
             f"not enough memory: {arithmetic}, {capacity} tokens at {bytes_per_block} bytes a "
@@ -57,3 +67,17 @@ def plan_gpu_memory(
         )
     logger.info("%s: %d tokens, %d blocks", arithmetic, capacity, num_blocks)
     return MemoryPlan(num_blocks, min(wanted, capacity))
+
+
+@contextmanager
+def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
+    """Torch's error as an OutOfMemoryError of one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        held = gib(torch.cuda.memory_allocated())
+        raise OutOfMemoryError(
+            f"not enough memory for {what}: of {gib(total_bytes)} of the GPU, the engine holds "
+            f"{held} already and {gib(free_bytes)} is free; {advice}"
+        ) from None

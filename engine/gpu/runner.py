@@ -11,19 +11,22 @@ from torch import Tensor
 
 from qoq.engine.gpu.graphs import DecodeGraphs
 from qoq.engine.gpu.inputs import FROM_DEVICE, Prefills, Rows, StepInputs
+from qoq.engine.gpu.layers import W8A8Linear
 from qoq.engine.gpu.loader import GpuDecoder
 from qoq.engine.gpu.running_step import GpuRunningStep
 from qoq.engine.gpu.sampling import GpuSampler, needs_history
 from qoq.engine.gpu.slots import Slots
+from qoq.engine.gpu.swap import BlockSwapper
 from qoq.engine.grammar import Grammars
 from qoq.engine.prompt_pass import PromptPass, take_rows
 from qoq.engine.request_state import RequestState, RequestStates
 from qoq.kernels.kv_cache import KvCache
 from qoq.scheduler.batch import Batch, ScheduledRequest
 
-# Kernels are compiled for numbers of rows that 16 divides and for others; with a prompt in the
-# step, it always does.
+# Kernels are compiled for numbers of rows that 16 divides and for others. With a prompt in the
+# step it always does, so that nothing is compiled while requests wait.
 ROW_MULTIPLE = 64
+SAMPLE_MULTIPLE = 16
 MAX_STEPS_IN_FLIGHT = 4
 
 
@@ -78,14 +81,22 @@ class GpuModelRunner:
         sampler: GpuSampler,
         grammars: Grammars,
         *,
+        swapper: BlockSwapper | None,
         max_num_seqs: int,
         uses_graphs: bool,
     ) -> None:
         self.grammars = grammars
+        assert isinstance(decoder.lm_head, W8A8Linear)
         self._decoder = decoder
+        self._lm_head = decoder.lm_head
+        # One for all graphs: each would keep its own.
+        self._logits_memory = torch.empty(
+            max_num_seqs, len(decoder.embedding), device=decoder.embedding.device
+        )
         self._caches = caches
         self._inputs = inputs
         self._sampler = sampler
+        self._swapper = swapper
         self._states = RequestStates(grammars)
         self._slots = Slots(max_num_seqs)
         self._running: deque[GpuRunningStep] = deque(maxlen=MAX_STEPS_IN_FLIGHT)
@@ -103,8 +114,8 @@ class GpuModelRunner:
     def warm_up(self, max_rows: int) -> None:
         """Compile what steps of up to ``max_rows`` rows need, and capture the decode graphs."""
         rows = ROW_MULTIPLE
-        while rows <= max_rows:
-            self._run(self._dummy(rows), [rows - 1])
+        while rows <= _round_up(max_rows, ROW_MULTIPLE):
+            self._sampler.warm_up(self._run(self._dummy(rows), [rows - 1]))
             rows *= 2
         if self._graphs is not None:
             self._inputs.set_rows(Rows(), self._graphs.buckets[-1])
@@ -116,6 +127,8 @@ class GpuModelRunner:
         """Start the step. Waits for the ones before it where a request's next token depends on
         what only the host can look at: all of its tokens so far.
         """
+        if self._swapper is not None:
+            self._swapper.run(batch)
         self._update(batch)
         samples = [item for item in batch.scheduled if item.samples]
         states = [self._states[item.request_id] for item in samples]
@@ -124,8 +137,12 @@ class GpuModelRunner:
                 step.result()
         plan = self._plan(batch.scheduled)
         rows = [plan.last_row[item.request_id] for item in samples]
-        logits = self._logits(plan, rows)
-        slots = [self._slots[item.request_id] for item in samples]
+        is_in_order = rows == list(range(len(plan.rows)))
+        logits = self._logits(plan, rows, is_in_order)
+        if is_in_order:
+            slots = self._inputs.slots(len(rows))
+        else:
+            slots = self._inputs.send([self._slots[item.request_id] for item in samples])
         positions = [item.end for item in samples]
         tokens, logprobs = self._sampler.sample(logits, states, positions)
         self._inputs.keep_tokens(slots, tokens)
@@ -169,35 +186,42 @@ class GpuModelRunner:
                 plan.add_prefill(item, self._slots[item.request_id], state)
         return plan
 
-    def _logits(self, plan: _StepPlan, rows: list[int]) -> Tensor:
-        """Of the tokens ``rows`` of the step, fp32 ``[R, V]``."""
+    def _logits(self, plan: _StepPlan, rows: list[int], is_in_order: bool) -> Tensor:
+        """Of the tokens ``rows`` of the step (all of them, if in order), fp32 ``[R, V]``."""
         self._inputs.set_plans(plan.context_lens)
         if plan.prefills.slots or self._graphs is None:
             return self._run(plan, rows)
         bucket = self._graphs.bucket(len(plan.rows))
         self._inputs.set_rows(plan.rows, bucket)
         logits = self._graphs.replay(bucket)
-        if rows == list(range(len(rows))):
+        if is_in_order:
             return logits[: len(rows)]
         return logits[self._inputs.send(rows)]
 
     def _run(self, plan: _StepPlan, rows: list[int]) -> Tensor:
-        num_rows = -(-len(plan.rows) // ROW_MULTIPLE) * ROW_MULTIPLE
+        num_rows = _round_up(len(plan.rows), ROW_MULTIPLE)
         self._inputs.set_rows(plan.rows, num_rows)
         step = self._inputs.step(plan.num_decode_rows, num_rows, plan.prefills)
-        wanted = rows + [row for part in plan.prompts for row in part.rows]
+        first = _round_up(len(rows), SAMPLE_MULTIPLE)
+        wanted = rows + [0] * (first - len(rows))
+        wanted += [row for part in plan.prompts for row in part.rows]
         hidden = self._decoder.hidden_states(step, self._caches, self._inputs.send(wanted))
-        first = len(rows)
+        num_padded = first
         for part in plan.prompts:
             stop = first + len(part.rows)
             part.prompt_pass.add(take_rows(hidden, first, stop), part.start, self._decoder)
             first = stop
-        return self._decoder.logits(take_rows(hidden, 0, len(rows)))
+        return self._decoder.logits(take_rows(hidden, 0, num_padded))[: len(rows)]
 
     def _decode(self, num_rows: int) -> Tensor:
         """The part of a decode step that does not look at the host: what graphs hold."""
         step = self._inputs.step(num_rows, num_rows, None)
-        return self._decoder.logits(self._decoder.hidden_states(step, self._caches, None))
+        hidden = self._decoder.hidden_states(step, self._caches, None)
+        return self._lm_head.write(hidden, self._logits_memory[:num_rows])
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def _dummy_prompts(slot: int, num_tokens: int, max_model_len: int) -> _StepPlan:

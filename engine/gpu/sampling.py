@@ -73,19 +73,41 @@ class GpuSampler:
 
         return tokens, logprobs
 
+    def warm_up(self, logits: Tensor) -> None:
+        """Compile for logits like these, fp32 ``[1, V]``."""
+        sampling = SamplingParams(max_tokens=1)
+        self.sample(logits, [RequestState([0], 1, sampling, None, None)], [1])
+
     def _rows(self, states: Sequence[RequestState], positions: Sequence[int]) -> SamplerRows:
-        memory = torch.empty(4, len(states), dtype=torch.int64)
-        rows, asked = SamplerRows.over(memory), [state.sampling for state in states]
-        for name in ("temperature", "top_k", "top_p", "min_p", "seed"):
-            values = getattr(rows, name)
-            values.copy_(torch.tensor([getattr(s, name) for s in asked], dtype=values.dtype))
+        count = len(states)
+        memory = torch.zeros(4, _round_up(count), dtype=torch.int64)
+        rows, asked = _first(SamplerRows.over(memory), count), [s.sampling for s in states]
+        rows.temperature.copy_(torch.tensor([s.temperature for s in asked]))
+        rows.top_k.copy_(torch.tensor([s.top_k for s in asked]))
+        rows.top_p.copy_(torch.tensor([s.top_p for s in asked]))
+        rows.min_p.copy_(torch.tensor([s.min_p for s in asked]))
+        rows.seed.copy_(torch.tensor([_signed(s.seed) for s in asked]))
         rows.position.copy_(torch.tensor(positions))
-        return SamplerRows.over(self._send(memory))
+        return _first(SamplerRows.over(self._send(memory)), count)
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self._device, non_blocking=True)
+
+
+def _round_up(count: int) -> int:
+    """So that each parameter begins at 16 bytes, for which kernels are compiled."""
+    return -(-count // 4) * 4
+
+
+def _signed(seed: int) -> int:
+    """Its low 64 bits, which are all that random numbers depend on, as an int64."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def _first(rows: SamplerRows, count: int) -> SamplerRows:
+    return SamplerRows(*(part[:count] for part in rows))
 
 
 def _change(logits: Tensor, state: RequestState) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from qoq.kernels.gpu.decode_plan import DecodePlan
+from qoq.kernels.gpu.embedding import embed_triton
 from qoq.kernels.gpu.prefill_plan import PrefillPlan
 from qoq.kernels.kv_cache import SlotMapping
 
@@ -16,12 +18,15 @@ from qoq.kernels.kv_cache import SlotMapping
 class GpuStep:
     """``M`` tokens: first ``num_decode_rows`` output tokens, then the prompt tokens.
 
-    ``input_ids`` int64 ``[M]``, ``rope`` fp32 ``[M, 3, D / 2]``. ``decode_tables`` int32
-    ``[num_decode_rows, max_blocks]``, ``prefill_tables`` int32 ``[R, max_blocks]``.
-    Plans are by sliding window. Tokens past those of the prompts are padding: nobody's.
+    ``token_ids`` int64 ``[M]``; a negative one is what ``last_tokens`` int64 ``[S + 1]`` has for
+    the token's ``request_slots`` int64 ``[M]``. ``rope`` fp32 ``[M, 3, D / 2]``. Block tables of
+    decode rows int32 ``[num_decode_rows, max_blocks]``, of prompts ``[R, max_blocks]``. Plans are
+    by sliding window. Tokens past those of the prompts are padding: nobody's.
     """
 
-    input_ids: Tensor
+    token_ids: Tensor
+    request_slots: Tensor
+    last_tokens: Tensor
     rope: Tensor
     slots: SlotMapping
     num_decode_rows: int
@@ -29,3 +34,6 @@ class GpuStep:
     decode_plans: Mapping[int | None, DecodePlan]
     prefill_tables: Tensor
     prefill_plans: Mapping[int | None, PrefillPlan]
+
+    def embed(self, table: Tensor, dtype: torch.dtype) -> Tensor:
+        return embed_triton(table, self.token_ids, self.request_slots, self.last_tokens, dtype)

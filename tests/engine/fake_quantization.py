@@ -28,18 +28,26 @@ Inputs = Iterator[Tensor | None]
 @dataclass
 class Codes:
     """The engine's choices: for each layer four activations ``[T, K]``, and of the cache codes
-    ``[T, 2, H, D]`` with scale and bias ``[T, 2, H, 2]``; the input of an INT8 lm_head."""
+    ``[T, 2, H, D]`` with scale and bias ``[T, 2, H, 2]``; the input of an INT8 lm_head, of the last
+    tokens at least. ``attention_scales`` ``[T, 1]`` of each layer, where attention rounds operands
+    to fp16, are adopted too."""
 
     activations: list[list[Tensor]]
     cache: list[tuple[Tensor, Tensor]]
     head: Tensor | None = None
+    attention_scales: list[Tensor] | None = None
     num_ties: int = 0
     num_codes: int = 0
     worst: float = 0.0
 
-    def adopt(self, exact: Tensor, codes: Tensor, low: int, high: int) -> Tensor:
-        """The engine's codes, after checking that they are roundings of ``exact``."""
-        distance = (exact.clamp(low, high) - codes.double()).abs()
+    def adopt(
+        self, exact: Tensor, codes: Tensor, low: int, high: int, error: Tensor | float = 0.0
+    ) -> Tensor:
+        """The engine's codes, after checking that they are roundings of ``exact``.
+
+        ``error`` in code steps is what the engine's value may be off already.
+        """
+        distance = (exact.clamp(low, high) - codes.double()).abs() - error
         self.worst = max(self.worst, distance.max().item())
         self.num_ties += int((distance > 0.5).sum())
         self.num_codes += codes.numel()
@@ -73,6 +81,7 @@ class FakeQuantizedModel:
             x = x + self._mlp(layer, x, inputs, codes)
         x = self._norm("model.norm", x)
         if self.has_int8_head:
+            x = x[-codes.head.shape[0] :]
             return self._quantize(x, codes.head, codes) @ self.weight("lm_head").T
         head = self.tensors.get("lm_head.weight", self.tensors["model.embed_tokens.weight"])
         return x @ head.double().T
@@ -90,8 +99,16 @@ class FakeQuantizedModel:
             k = self._norm(f"{name}.self_attn.k_norm", k)
         kv = torch.stack((self._rotate(k), v), dim=1)
         k, v = self._quantize_kv(kv, *codes.cache[layer], codes).unbind(dim=1)
-        out = _attend(self._rotate(q), k, v)
-        return self._linear(f"{name}.self_attn.o_proj", self._quantize(out, next(inputs), codes))
+        q = self._rotate(q)
+        out = _attend(q, k, v).flatten(1)
+        if codes.attention_scales is None:
+            out = self._quantize(out, next(inputs), codes)
+        else:
+            scale, error = codes.attention_scales[layer].double(), _fp16_error(q, k, v)
+            exact = out.abs().amax(dim=1, keepdim=True) / self.max_code
+            assert ((scale - exact).abs() <= error / self.max_code + exact * 1e-5).all()
+            out = codes.adopt(out / scale, next(inputs), -127, 127, error / scale) * scale
+        return self._linear(f"{name}.self_attn.o_proj", out)
 
     def _mlp(self, layer: int, x: Tensor, inputs: Inputs, codes: Codes) -> Tensor:
         name = f"model.layers.{layer}"
@@ -164,3 +181,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     future = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
     weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
     return (weights @ v).transpose(0, 1)
+
+
+def _fp16_error(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``[T, 1]``, how far attention is off at most where its operands were rounded to fp16.
+
+    Rounding ``q`` and ``k`` moves a score by ``2 * 2^-11 sum |q k|``, and so a weight and the sum
+    of weights by that share each. Weights and values have a rounding of their own.
+    """
+    repeats = q.shape[1] // k.shape[1]
+    k, v = (x.abs().repeat_interleave(repeats, dim=1) for x in (k, v))
+    size = torch.einsum("thd,shd->ths", q.abs(), k).amax(dim=(1, 2)) / q.shape[2] ** 0.5
+    return FP16_ROUNDING * (4 * size + 2)[:, None] * v.max()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qoq.engine.layers import linear
+from qoq.engine.cpu import linear
 from qoq.kernels import kv_cache
 from qoq.quantize.quantize import quantize_model
 from qoq.quantize.recipe import Recipe

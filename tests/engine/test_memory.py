@@ -65,5 +65,11 @@ def test_the_model_s_own_limit_is_not_exceeded():
         plan(max_model_len=8193)
 
 
+def test_host_memory_beside_the_cpu_s_is_refused():
+    assert plan(kv_cache_bytes=GIB, host_kv_cache_bytes=0).num_host_blocks == 0
+    with pytest.raises(ValueError, match="--host-kv-cache-bytes: .* raise --kv-cache-bytes"):
+        plan(host_kv_cache_bytes=1)
+
+
 def test_available_memory_is_a_plausible_number_of_bytes():
     assert 2**26 < available_memory() < 2**50

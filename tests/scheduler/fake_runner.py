@@ -1,4 +1,5 @@
-"""A model runner without a model: it trusts batches alone and remembers what lies in every slot.
+"""A model runner without a model: it trusts batches alone and remembers what lies in every slot,
+of the device's blocks and of the host's.
 
 A slot holds the fingerprint of all tokens up to its own, as real KV depends on them. Before a
 step is run, every earlier position of every scheduled request is looked up in its slot, so a
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from qoq.scheduler.batch import Batch, RequestOutput, ScheduledRequest
+from qoq.scheduler.batch import Batch, BlockCopies, RequestOutput, ScheduledRequest
 from qoq.scheduler.config import SchedulerConfig
 from qoq.scheduler.request import FinishReason, Request, SamplingParams
 from qoq.scheduler.scheduler import Scheduler
@@ -42,6 +43,7 @@ def generate_alone(prompt: list[int], sampling: SamplingParams) -> tuple[list[in
 @dataclass(slots=True)
 class RunnerRequest:
     token_ids: list[int]
+    num_prompt_tokens: int
     num_computed_tokens: int
     block_table: list[int] = field(default_factory=list)
     fingerprints: list[int] = field(default_factory=list)
@@ -52,21 +54,42 @@ class RunnerRequest:
             self.fingerprints.append(extend(last, token_id))
 
 
+# A token's fingerprint, inverted where it was computed as output and that makes a difference.
+Blocks = list[list[int | None]]
+
+
+def empty_blocks(num_blocks: int, block_size: int) -> Blocks:
+    return [[None] * block_size for _ in range(num_blocks)]
+
+
+def copy_blocks(copies: BlockCopies, sources: Blocks, targets: Blocks) -> None:
+    """In no particular order, so no target may come twice."""
+    assert len(set(copies.targets)) == len(copies.targets) == len(copies.sources)
+    for source, target in zip(copies.sources, copies.targets, strict=True):
+        targets[target] = list(sources[source])
+
+
 class FakeRunner:
-    """``slots[block_id][offset]`` is the whole device. Steps run at once, in order."""
+    """``slots[block_id][offset]`` is the whole device. Steps run at once, in order.
+
+    ``num_computed`` counts the tokens that steps have run.
+    """
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.requests: dict[str, RunnerRequest] = {}
+        self.num_computed = 0
         self._config = config
-        self._slots: list[list[int | None]] = [
-            [None] * config.block_size for _ in range(config.num_blocks)
-        ]
+        self._slots = empty_blocks(config.num_blocks, config.block_size)
+        self._host = empty_blocks(config.num_host_blocks, config.block_size)
 
     def run(self, batch: Batch) -> list[int]:
         assert 0 < batch.num_tokens <= self._config.max_num_batched_tokens
         assert len(batch.scheduled) <= self._config.max_num_seqs
+        self.num_computed += batch.num_tokens
         for request_id in batch.dropped:
             del self.requests[request_id]
+        copy_blocks(batch.swap_out, self._slots, self._host)
+        copy_blocks(batch.swap_in, self._host, self._slots)
         for item in batch.scheduled:
             self._apply(item)
         for item in batch.scheduled:
@@ -82,11 +105,15 @@ class FakeRunner:
             request = self.requests[item.request_id]
         else:
             assert item.request_id not in self.requests, "new, but neither unknown nor dropped"
-            request = RunnerRequest(list(item.new.token_ids), item.num_computed_tokens)
+            request = RunnerRequest(
+                list(item.new.token_ids), item.new.num_prompt_tokens, item.num_computed_tokens
+            )
             self.requests[item.request_id] = request
         request.block_table.extend(item.new_block_ids)
         request.extend_fingerprints()
         assert item.num_scheduled_tokens > 0
+        if self._config.separates_output and item.end > request.num_prompt_tokens:
+            assert item.num_scheduled_tokens == 1, "a step has one output token of a request"
         assert item.num_computed_tokens == request.num_computed_tokens
         assert item.end <= len(request.token_ids), "a token was scheduled before it was sampled"
         assert item.samples == (item.end == len(request.token_ids))
@@ -95,7 +122,8 @@ class FakeRunner:
     def _check_reads(self, item: ScheduledRequest, end: int) -> None:
         request, size = self.requests[item.request_id], self._config.block_size
         for index, block_id in enumerate(request.block_table):
-            expected = request.fingerprints[index * size : min((index + 1) * size, end)]
+            positions = range(index * size, min((index + 1) * size, end))
+            expected = [self._content(request, position) for position in positions]
             held = self._slots[block_id][: len(expected)]
             assert held == expected, f"{item.request_id}: block {block_id} holds other tokens"
 
@@ -103,8 +131,12 @@ class FakeRunner:
         request, size = self.requests[item.request_id], self._config.block_size
         for position in range(item.num_computed_tokens, item.end):
             block_id = request.block_table[position // size]
-            self._slots[block_id][position % size] = request.fingerprints[position]
+            self._slots[block_id][position % size] = self._content(request, position)
         request.num_computed_tokens = item.end
+
+    def _content(self, request: RunnerRequest, position: int) -> int:
+        is_output = self._config.separates_output and position >= request.num_prompt_tokens
+        return ~request.fingerprints[position] if is_output else request.fingerprints[position]
 
     def _sample(self, item: ScheduledRequest) -> int:
         request = self.requests[item.request_id]

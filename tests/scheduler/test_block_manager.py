@@ -2,12 +2,14 @@
 
 import pytest
 
-from qoq.scheduler.block_manager import BlockManager
+from qoq.scheduler.block_manager import BlockManager, Prefix
 from qoq.scheduler.config import SchedulerConfig
 from qoq.scheduler.request import Request, SamplingParams
 
 
-def make_manager(num_blocks: int = 6, *, caching: bool = True) -> BlockManager:
+def make_manager(
+    num_blocks: int = 6, *, num_host_blocks: int = 0, caching: bool = True
+) -> BlockManager:
     """Blocks of 2 tokens."""
     config = SchedulerConfig(
         num_blocks=num_blocks,
@@ -15,6 +17,7 @@ def make_manager(num_blocks: int = 6, *, caching: bool = True) -> BlockManager:
         max_num_seqs=8,
         max_num_batched_tokens=64,
         max_model_len=64,
+        num_host_blocks=num_host_blocks,
         enable_prefix_caching=caching,
     )
     return BlockManager(config)
@@ -22,6 +25,10 @@ def make_manager(num_blocks: int = 6, *, caching: bool = True) -> BlockManager:
 
 def make_request(prompt: list[int]) -> Request:
     return Request(request_id="r", prompt_token_ids=prompt, sampling=SamplingParams(max_tokens=8))
+
+
+def num_shared(blocks: BlockManager, prompt: list[int]) -> int:
+    return len(blocks.find_prefix(make_request(prompt)).shared)
 
 
 def run_prompt(blocks: BlockManager, prompt: list[int]) -> Request:
@@ -55,8 +62,8 @@ def test_asks_before_it_allocates():
     request = run_prompt(blocks, [1, 2])
     assert blocks.can_allocate(request, 4)
     assert not blocks.can_allocate(request, 5)
-    assert blocks.can_admit(make_request([5, 6, 7, 8]), [], num_reserved=0)
-    assert not blocks.can_admit(make_request([5, 6, 7, 8]), [], num_reserved=1)
+    assert blocks.can_admit(make_request([5, 6, 7, 8]), Prefix([], [], 0), num_reserved=0)
+    assert not blocks.can_admit(make_request([5, 6, 7, 8]), Prefix([], [], 0), num_reserved=1)
 
 
 def test_a_free_prefix_block_is_not_counted_twice():
@@ -66,7 +73,7 @@ def test_a_free_prefix_block_is_not_counted_twice():
     run_prompt(blocks, [7, 8, 9])
     request = make_request([1, 2, 3, 4, 5])
     prefix = blocks.find_prefix(request)
-    assert len(prefix) == 2 and blocks.num_free_blocks == 2
+    assert len(prefix.shared) == 2 and blocks.num_free_blocks == 2
     assert not blocks.can_admit(request, prefix, num_reserved=0)
 
 
@@ -91,7 +98,7 @@ def test_usage_is_zero_when_nobody_holds_a_block():
     assert blocks.usage == 0.5
     blocks.free(request)
     assert blocks.usage == 0.0
-    assert blocks.find_prefix(make_request([1, 2, 3, 4, 5]))
+    assert num_shared(blocks, [1, 2, 3, 4, 5]) == 2
 
 
 def test_takes_blocks_without_content_first():
@@ -99,7 +106,7 @@ def test_takes_blocks_without_content_first():
     blocks = make_manager(num_blocks=4)
     blocks.free(run_prompt(blocks, [1, 2, 3]))
     run_prompt(blocks, [7, 8, 9, 10, 11, 12])
-    assert len(blocks.find_prefix(make_request([1, 2, 3]))) == 1
+    assert num_shared(blocks, [1, 2, 3]) == 1
 
 
 def test_evicts_the_longest_free_prefix_first_and_its_tail_before_its_head():
@@ -111,9 +118,7 @@ def test_evicts_the_longest_free_prefix_first_and_its_tail_before_its_head():
     kept = []
     for token_id in range(20, 25):
         run_prompt(blocks, [token_id])
-        kept.append(
-            [len(blocks.find_prefix(make_request(p))) for p in ([1, 2, 3, 4, 0], [5, 6, 7, 8, 0])]
-        )
+        kept.append([num_shared(blocks, p) for p in ([1, 2, 3, 4, 0], [5, 6, 7, 8, 0])])
     assert kept == [[2, 2], [2, 2], [1, 2], [0, 2], [0, 1]]
 
 
@@ -124,8 +129,8 @@ def test_a_hit_makes_a_prefix_recent():
     blocks.free(run_prompt(blocks, [5, 6]))
     blocks.free(run_prompt(blocks, [1, 2, 3]))
     run_prompt(blocks, [7, 8, 9])
-    assert len(blocks.find_prefix(make_request([1, 2, 0]))) == 1
-    assert len(blocks.find_prefix(make_request([5, 6, 0]))) == 0
+    assert num_shared(blocks, [1, 2, 0]) == 1
+    assert num_shared(blocks, [5, 6, 0]) == 0
 
 
 def test_counts_queries_and_hits_in_tokens_but_not_of_resumed_requests():
@@ -140,11 +145,27 @@ def test_counts_queries_and_hits_in_tokens_but_not_of_resumed_requests():
     assert (blocks.num_prefix_queries, blocks.num_prefix_hits) == (9, 4)
 
 
+def test_a_shared_prefix_may_reach_further_than_what_was_saved():
+    """Fails if a resumed request writes into a block that others read."""
+    blocks = make_manager(num_host_blocks=4)
+    request = make_request([1, 2, 3, 4, 5])
+    blocks.admit(request, Prefix([], [], 0))
+    blocks.allocate(request, 3)
+    request.num_computed_tokens = 3
+    blocks.save(request)
+    blocks.free(request)
+    other = run_prompt(blocks, [1, 2, 3, 4, 5])
+    prefix = blocks.find_prefix(request)
+    assert prefix == Prefix(other.block_table[:2], [], 4)
+    blocks.admit(request, prefix)
+    blocks.check_integrity([request, other])
+
+
 def test_without_caching_nothing_is_found_or_counted():
     """Fails if the switch is read in one place and not in another."""
     blocks = make_manager(caching=False)
     blocks.free(run_prompt(blocks, [1, 2, 3, 4]))
-    assert blocks.find_prefix(make_request([1, 2, 3, 4, 5])) == []
+    assert num_shared(blocks, [1, 2, 3, 4, 5]) == 0
     assert (blocks.num_prefix_queries, blocks.num_prefix_hits) == (0, 0)
 
 
@@ -161,13 +182,13 @@ def free_while_held(blocks: BlockManager, request: Request) -> list[Request]:
 
 
 def own_twice(blocks: BlockManager, request: Request) -> list[Request]:
-    blocks.admit(request, [request.block_table[0], request.block_table[0]])
+    blocks.admit(request, Prefix([request.block_table[0]] * 2, [], 4))
     return [request]
 
 
 def share_private_block(blocks: BlockManager, request: Request) -> list[Request]:
     other = make_request([9, 9, 9])
-    blocks.admit(other, [request.block_table[2]])
+    blocks.admit(other, Prefix([request.block_table[2]], [], 2))
     return [request, other]
 
 

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from qoq.scheduler import scheduler
 from qoq.scheduler.config import SchedulerConfig
+from qoq.scheduler.request import SamplingParams
 
-from .fake_runner import VOCAB_SIZE, FakeEngine
+from .fake_runner import VOCAB_SIZE, FakeEngine, generate_alone
 
 MAX_MODEL_LEN = 48
 NUM_STEPS = 2_000
@@ -48,7 +49,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         block_size=st.integers(1, 4),
         max_num_seqs=st.integers(1, 6),
         max_num_batched_tokens=st.integers(1, 24),
+        num_host_blocks=st.sampled_from([0, 1, 3, 8, 40]),
         enable_prefix_caching=st.booleans(),
+        separates_output=st.booleans(),
         lookahead=st.integers(0, 2),
     )
     def start(self, lookahead, **limits):
@@ -67,6 +70,20 @@ class SchedulerMachine(RuleBasedStateMachine):
     def add(self, request_id, trunk, num_shared, tail, **what):
         prompt = trunk[:num_shared] + tail
         try_to_add(self.engine, self.config, request_id, prompt=prompt, **what)
+
+    @rule(
+        request_id=st.sampled_from(IDS),
+        other=st.sampled_from(IDS),
+        num_output=st.integers(1, 16),
+        priority=st.integers(-1, 1),
+    )
+    def add_next_turn(self, request_id, other, num_output, priority):
+        """A prompt that holds what another request has answered, or is about to."""
+        if request := self.engine.live.get(other):
+            answer = SamplingParams(max_tokens=num_output)
+            prompt = request.prompt_token_ids + generate_alone(request.prompt_token_ids, answer)[0]
+            what = {"prompt": prompt, "priority": priority, "max_tokens": 3}
+            try_to_add(self.engine, self.config, request_id, **what)
 
     @rule(num_steps=st.integers(1, 6))
     def step(self, num_steps):
@@ -121,11 +138,25 @@ def act_at_random(engine: FakeEngine, config: SchedulerConfig, chance: random.Ra
 @pytest.mark.parametrize("caching", [True, False])
 @pytest.mark.parametrize("reserved_steps", [0, 8])
 @pytest.mark.parametrize(
-    ("num_blocks", "block_size", "max_num_batched_tokens"),
-    [(48, 1, 9), (16, 3, 16), (12, 4, 64), (40, 4, 6)],
+    ("num_blocks", "block_size", "max_num_batched_tokens", "num_host_blocks"),
+    [
+        (48, 1, 9, 0),
+        (16, 3, 16, 0),
+        (12, 4, 64, 0),
+        (40, 4, 6, 0),
+        (48, 1, 9, 30),
+        (12, 4, 64, 10),
+    ],
 )
 def test_thousands_of_steps_under_pressure(
-    num_blocks, block_size, max_num_batched_tokens, reserved_steps, caching, lookahead, monkeypatch
+    num_blocks,
+    block_size,
+    max_num_batched_tokens,
+    num_host_blocks,
+    reserved_steps,
+    caching,
+    lookahead,
+    monkeypatch,
 ):
     """Fails if anything above is wrong, if a request starves, or if no pressure ever arose.
 
@@ -138,6 +169,7 @@ def test_thousands_of_steps_under_pressure(
         max_num_seqs=8,
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=MAX_MODEL_LEN,
+        num_host_blocks=num_host_blocks,
         enable_prefix_caching=caching,
     )
     engine = FakeEngine(config, lookahead)
@@ -150,4 +182,5 @@ def test_thousands_of_steps_under_pressure(
     stats = engine.scheduler.stats()
     assert len(engine.outputs) > NUM_STEPS / 15
     assert (stats.prefix_cache_hits > 0) == caching
+    assert (stats.num_blocks_swapped_in > 0) == (num_host_blocks > 0)
     assert stats.num_preemptions > NUM_STEPS / 50 or num_blocks * block_size > 100

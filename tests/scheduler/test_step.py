@@ -1,5 +1,6 @@
 """A step remembers which requests it runs, and whether they still hold what it writes."""
 
+from qoq.scheduler.batch import BlockCopies
 from qoq.scheduler.request import Request, RequestStatus, SamplingParams
 from qoq.scheduler.step import Step
 
@@ -19,7 +20,7 @@ def test_adding_tokens_moves_the_request_on():
     step.add_new(request, 2)
     step.add(request, 1, [6])
     step.add(request, 1, [])
-    items = step.seal(dropped=[]).scheduled
+    items = step.seal([], BlockCopies(), BlockCopies()).scheduled
     assert [(item.num_computed_tokens, item.end) for item in items] == [(0, 2), (2, 3), (3, 4)]
     assert [item.samples for item in items] == [False, True, True]
     assert (request.num_in_flight, request.num_schedulable_tokens, step.budget) == (2, 0, 4)
@@ -29,7 +30,7 @@ def test_a_batch_does_not_change_with_its_requests():
     """Fails if lists are shared with the scheduler: the runner reads them in another thread."""
     request, step = make_request(), Step(budget=8)
     step.add_new(request, 3)
-    item = step.seal(dropped=[]).scheduled[0]
+    item = step.seal([], BlockCopies(), BlockCopies()).scheduled[0]
     request.block_table.append(7)
     request.prompt_token_ids.append(4)
     assert item.new is not None

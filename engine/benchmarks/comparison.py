@@ -1,22 +1,19 @@
 """Measures the engine process on this machine, and Hugging Face ``generate`` beside it.
 
 Both generate ``output_len`` tokens after prompts of ``prompt_len`` random ids, the median of
-``repeats`` runs after one to warm up. Two rates, in tokens/s of all streams together: ``decode``
-counts the tokens after the moment when the last stream got its first one, ``total`` all tokens over
-the time from the requests on, prefill included.
+``repeats`` runs after one to warm up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
+from qoq.engine.benchmarks.rate import Rate, random_prompts
 from qoq.engine.config import EngineConfig
 from qoq.engine.process_client import ProcessClient
 from qoq.engine.protocol import GenerateRequest, SamplingParams
@@ -27,33 +24,6 @@ class Workload:
     prompt_len: int
     output_len: int
     repeats: int
-
-    def prompts(self, count: int, vocab_size: int, seed: int) -> list[list[int]]:
-        random = Random(seed)
-        return [random.choices(range(vocab_size), k=self.prompt_len) for _ in range(count)]
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Tokens/s."""
-
-    decode: float
-    total: float
-
-    @classmethod
-    def of(cls, started_s: float, streams: list[list[float]]) -> Rate:
-        """From the times, in seconds, at which each stream got its tokens."""
-        times = [t for stream in streams for t in stream]
-        all_decode_s, end_s = max(stream[0] for stream in streams), max(times)
-        decoded = sum(t > all_decode_s for t in times)
-        return cls(decoded / (end_s - all_decode_s), len(times) / (end_s - started_s))
-
-    @classmethod
-    def median(cls, rates: list[Rate]) -> Rate:
-        return cls(
-            statistics.median(rate.decode for rate in rates),
-            statistics.median(rate.total for rate in rates),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +53,7 @@ async def measure_engine(
 async def _measure(client: ProcessClient, workload: Workload, count: int) -> Rate:
     rates = []
     for run in range(workload.repeats + 1):
-        prompts = workload.prompts(count, client.info.vocab_size, seed=run)
+        prompts = random_prompts(count, workload.prompt_len, client.info.vocab_size, run)
         started_s = time.monotonic()
         streams = await asyncio.gather(
             *(
@@ -123,7 +93,8 @@ def _hugging_face_rate(folder: Path, workload: Workload) -> Rate:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rates = []
     for run in range(workload.repeats + 1):
-        prompt = torch.tensor(workload.prompts(1, model.config.vocab_size, seed=run))
+        prompts = random_prompts(1, workload.prompt_len, model.config.vocab_size, run)
+        prompt = torch.tensor(prompts)
         clock = _Clock()
         started_s = time.monotonic()
         model.generate(

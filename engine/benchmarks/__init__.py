@@ -1,0 +1,1 @@
+"""What the engine reaches on this machine: throughput, latency, scaling, and where time goes."""

@@ -1,0 +1,87 @@
+"""How decoding scales: batch by context, without computing the contexts."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from qoq.engine.benchmarks.bench_engine import HELD_TOKENS, BenchEngine
+from qoq.engine.benchmarks.offline_load import is_on_gpu
+from qoq.engine.config import EngineConfig
+from qoq.engine.open_checkpoint import open_checkpoint
+
+WARM_UP_STEPS, MEASURED_STEPS = 8, 24
+assert WARM_UP_STEPS + MEASURED_STEPS < HELD_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """``rate`` in decoded tokens/s; None where so many contexts do not fit."""
+
+    batch: int
+    context: int
+    rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    model: str
+    precision: str
+    device: str
+    cells: tuple[Cell, ...]
+
+
+def measure_sweep(config: EngineConfig, batches: list[int], contexts: list[int]) -> Sweep:
+    """Random weights run at any context, a checkpoint's up to its own limit.
+
+    Raises:
+        ValueError: the engine does not come up.
+    """
+    step_tokens = max(config.step_tokens(is_on_gpu(config)), *batches)
+    config = replace(
+        config,
+        max_num_seqs=max(batches),
+        max_num_batched_tokens=step_tokens,
+        enable_prefix_caching=False,
+    )
+    with _with_positions(config, max(contexts) + HELD_TOKENS) as longer:
+        engine = BenchEngine(longer)
+    try:
+        cells = [Cell(b, c, _rate(engine, b, c)) for c in contexts for b in batches]
+    finally:
+        engine.close()
+    info = engine.info
+    return Sweep(info.model, info.precision, info.device, tuple(cells))
+
+
+@contextmanager
+def _with_positions(config: EngineConfig, num_tokens: int) -> Iterator[EngineConfig]:
+    """A model of random weights with so many positions; another as it is."""
+    if config.load_format == "auto":
+        yield config
+        return
+    shape = open_checkpoint(config, torch.device("cpu")).config
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / config.model.name
+        model.mkdir()
+        longer = dict(shape) | {"max_position_embeddings": num_tokens}
+        (model / "config.json").write_text(json.dumps(longer))
+        yield replace(config, model=model)
+
+
+def _rate(engine: BenchEngine, batch: int, context: int) -> float | None:
+    num_tokens = context + HELD_TOKENS
+    if num_tokens > engine.info.max_model_len or batch > engine.largest_batch(num_tokens):
+        return None
+    num_running = engine.hold(batch, context)
+    assert num_running == batch, f"{num_running} of {batch} requests run"
+    engine.run_steps(WARM_UP_STEPS)
+    elapsed_s = engine.run_steps(MEASURED_STEPS)
+    engine.release()
+    return batch * MEASURED_STEPS / elapsed_s

@@ -1,0 +1,1 @@
+"""``qoq bench``: one module for each thing that it measures."""

@@ -1,0 +1,95 @@
+"""Bytes in, blocks out, and one sentence with the numbers where they are too few."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qoq.engine.config import EngineConfig
+from qoq.engine.gpu.memory import RESERVED_SHARE, explain_out_of_memory, plan_gpu_memory
+from qoq.engine.memory import MemoryPlan, OutOfMemoryError
+
+GIB = 2**30
+FACTS = {
+    "total_bytes": 80 * GIB,
+    "free_bytes": 75 * GIB,
+    "step_bytes": GIB,
+    "bytes_per_block": 2**21,
+    "block_size": 64,
+    "model_limit": 8192,
+}
+LEFT = 74 * GIB - int(80 * GIB * RESERVED_SHARE)
+
+
+def plan(facts: dict[str, int] | None = None, **settings: object) -> MemoryPlan:
+    return plan_gpu_memory(EngineConfig(model=Path("m"), **settings), **FACTS | (facts or {}))
+
+
+def test_the_cache_gets_what_is_left():
+    assert plan() == MemoryPlan(LEFT // 2**21, 8192)
+
+
+def test_the_cache_gets_what_was_asked_for():
+    assert plan(kv_cache_bytes=10 * 2**21) == MemoryPlan(10, 640)
+    assert plan(kv_cache_bytes=LEFT).num_blocks == LEFT // 2**21
+
+
+def test_more_than_is_left_is_refused_with_the_arithmetic():
+    with pytest.raises(OutOfMemoryError) as error:
+        plan(kv_cache_bytes=LEFT + 1)
+    assert str(error.value) == (
+        "--kv-cache-bytes 70.80 GiB does not fit: 80.00 GiB of the GPU - 5.00 GiB weights and "
+        "others' - 1.00 GiB a step of 2048 tokens - 3.20 GiB reserve = 70.80 GiB for the KV cache; "
+        "lower it or leave it out"
+    )
+
+
+def test_a_context_longer_than_the_cache_is_refused_with_what_would_be_enough():
+    with pytest.raises(OutOfMemoryError) as error:
+        plan(kv_cache_bytes=10 * 2**21, max_model_len=641)
+    assert str(error.value) == (
+        "--kv-cache-bytes 0.02 GiB holds 640 tokens at 2097152 bytes a block of 64, fewer than "
+        f"641; raise it to at least {11 * 2**21}, or lower --max-model-len"
+    )
+    assert plan(kv_cache_bytes=11 * 2**21, max_model_len=641).max_model_len == 641
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_model_len": 512}])
+def test_a_model_that_leaves_no_room_is_refused_with_the_arithmetic(settings: dict[str, int]):
+    with pytest.raises(OutOfMemoryError) as error:
+        plan({"free_bytes": 4 * GIB}, **settings)
+    message = str(error.value)
+    assert message.startswith("not enough memory: 80.00 GiB of the GPU - 76.00 GiB weights and ")
+    assert "= -0.20 GiB for the KV cache, 0 tokens" in message
+    assert message.endswith(
+        "lower --max-model-len, --max-num-seqs or --max-num-batched-tokens, or use a larger GPU"
+    )
+
+
+def test_a_small_cache_shortens_the_context_unless_one_was_asked_for():
+    facts = {"free_bytes": 75 * GIB - LEFT + 10 * 2**21}
+    assert plan(facts) == MemoryPlan(10, 640)
+    assert plan(facts, max_model_len=640) == MemoryPlan(10, 640)
+    with pytest.raises(OutOfMemoryError, match="640 tokens at .* lower --max-model-len"):
+        plan(facts, max_model_len=641)
+
+
+def test_the_model_s_own_limit_is_not_exceeded():
+    with pytest.raises(ValueError, match="--max-model-len 8193 exceeds .* limit of 8192 tokens"):
+        plan(max_model_len=8193)
+
+
+def test_torch_s_own_error_becomes_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 78 * GIB)
+    with (
+        pytest.raises(OutOfMemoryError) as error,
+        explain_out_of_memory("the weights", "use a smaller model"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nand more lines")
+    assert str(error.value) == (
+        "not enough memory for the weights: of 80.00 GiB of the GPU, the engine holds 78.00 GiB "
+        "already and 1.00 GiB is free; use a smaller model"
+    )
