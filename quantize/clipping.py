@@ -37,7 +37,9 @@ class ClippedRounding:
     def to_groups(self, weight: Tensor, group_size: int) -> ProgressiveWeight:
         """Of fp32 [N, K]. Each group's search sees the errors of that group alone."""
         scales = int8_scales(weight, PROTECTIVE_LIMIT)
-        groups = (weight / scales[:, None]).unflatten(1, (-1, group_size))
+        # A denormal scale may be too small by a third.
+        values = (weight / scales[:, None]).clamp_(-PROTECTIVE_LIMIT, PROTECTIVE_LIMIT)
+        groups = values.unflatten(1, (-1, group_size))
         pairs = zip(groups.unbind(1), self._blocks(group_size), strict=True)
         lattice = Lattice.stack([search_lattice(group, OutputError(h)) for group, h in pairs])
         return ProgressiveWeight.of(lattice.encode(groups).flatten(1), scales, lattice)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from qoq.engine.gpu.pending_logprobs import PendingLogprobs
 from qoq.engine.request_state import RequestState
 from qoq.engine.step_result import StepResult
-from qoq.scheduler.batch import TokenLogprobs
 
 
 class GpuRunningStep:
     """``tokens`` int64 ``[R]`` on the device, of the requests ``states`` with ids ``request_ids``.
 
-    ``logprobs`` makes the log-probabilities of requests that asked, by place, once tokens are here.
+    ``logprobs`` are those of the requests that asked.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class GpuRunningStep:
         tokens: Tensor,
         request_ids: Sequence[str],
         states: Sequence[RequestState],
-        logprobs: Callable[[], dict[int, TokenLogprobs]],
+        logprobs: PendingLogprobs | None,
     ) -> None:
         self._request_ids = request_ids
         self._states = states
@@ -46,7 +46,7 @@ class GpuRunningStep:
         if self._done is not None:
             self._done.synchronize()
         token_ids: list[int] = self._tokens.tolist()
-        logprobs = self._logprobs()
+        logprobs = {} if self._logprobs is None else self._logprobs.take()
         extras = {}
         for place, state in enumerate(self._states):
             if (extra := state.take_extras(logprobs.get(place))) is not None:

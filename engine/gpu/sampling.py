@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from qoq.engine.gpu.pending_logprobs import PendingLogprobs
 from qoq.engine.grammar_mask import mask_by_grammar
 from qoq.engine.logit_rules import apply_rules
-from qoq.engine.logprobs import token_logprobs
 from qoq.engine.request_state import RequestState
 from qoq.engine.sampler import SampleRow, penalize
 from qoq.kernels.gpu.sampler import SamplerRows, SamplerWorkspace, sample_triton
-from qoq.scheduler.batch import TokenLogprobs
 from qoq.scheduler.request import SamplingParams
-
-MakeLogprobs = Callable[[], dict[int, TokenLogprobs]]
 
 
 def needs_history(sampling: SamplingParams) -> bool:
@@ -46,16 +43,14 @@ class GpuSampler:
 
     def sample(
         self, logits: Tensor, states: Sequence[RequestState], positions: Sequence[int]
-    ) -> tuple[Tensor, MakeLogprobs]:
+    ) -> tuple[Tensor, PendingLogprobs | None]:
         """Tokens int64 ``[R]`` of fp32 ``logits`` ``[R, V]``, at ``positions`` of their requests.
 
-        The log-probabilities of those that asked, by row, are made when they are called for.
+        And the log-probabilities for those that asked.
         """
         rows = self._rows(states, positions)
-        asked = [state.sampling.logprobs for state in states]
-        scored = [place for place, num_top in enumerate(asked) if num_top is not None]
-        unchanged = logits[self._send(torch.tensor(scored))] if scored else logits[:0]
         changed = [place for place, state in enumerate(states) if changes_logits(state.sampling)]
+        unchanged = logits
         if changed:
             logits = logits.clone()
             for place in changed:
@@ -63,19 +58,24 @@ class GpuSampler:
             mask_by_grammar(logits, [state.matcher for state in states])
         tokens = torch.empty(len(states), dtype=torch.int64, device=self._device)
         sample_triton(logits, rows, tokens, self._workspace)
+        return tokens, self._score(unchanged, tokens, states)
 
-        def logprobs() -> dict[int, TokenLogprobs]:
-            if not scored:
-                return {}
-            chosen = tokens[scored].tolist()
-            num_top = [asked[place] or 0 for place in scored]
-            return dict(zip(scored, token_logprobs(unchanged, chosen, num_top), strict=True))
-
-        return tokens, logprobs
+    def _score(
+        self, logits: Tensor, tokens: Tensor, states: Sequence[RequestState]
+    ) -> PendingLogprobs | None:
+        asked = {
+            place: state.sampling.logprobs
+            for place, state in enumerate(states)
+            if state.sampling.logprobs is not None
+        }
+        if not asked:
+            return None
+        rows = self._send(torch.tensor(list(asked)))
+        return PendingLogprobs(list(asked), list(asked.values()), logits[rows], tokens[rows])
 
     def warm_up(self, logits: Tensor) -> None:
         """Compile for logits like these, fp32 ``[1, V]``."""
-        sampling = SamplingParams(max_tokens=1)
+        sampling = SamplingParams(max_tokens=1, logprobs=0)
         self.sample(logits, [RequestState([0], 1, sampling, None, None)], [1])
 
     def _rows(self, states: Sequence[RequestState], positions: Sequence[int]) -> SamplerRows:

@@ -52,7 +52,8 @@ def test_magnitude_does_not_matter(magnitude: float):
 def test_a_clipped_group_never_costs_more_than_the_closed_form(weight: Tensor):
     rounding = ClippedRounding.of(HESSIAN)
     stored = rounding.to_groups(weight, 32)
-    groups = (weight / int8_scales(weight, PROTECTIVE_LIMIT)[:, None]).unflatten(1, (-1, 32))
+    values = weight / int8_scales(weight, PROTECTIVE_LIMIT)[:, None]
+    groups = values.clamp(-PROTECTIVE_LIMIT, PROTECTIVE_LIMIT).unflatten(1, (-1, 32))
     lattice = closed_form(groups)
     closed = lattice.restore(lattice.encode(groups)) - groups
     found = stored.integers().float().unflatten(1, (-1, 32)) - groups
@@ -82,6 +83,13 @@ def test_an_outlier_that_nobody_reads_is_clipped_away():
     unread = OutputError((gram + 1e-3 * torch.eye(K)).float())
     ratio = clip_channels(weight, unread).scales / ChannelRange.of(weight).scales
     assert ratio.item() == pytest.approx(0.6)
+
+
+def test_a_row_of_denormals_keeps_its_codes_legal():
+    """Its float scale is too small by a third, so that weights lie past 119 of it."""
+    weight = (torch.randn(64, K, generator=torch.Generator().manual_seed(0)) * 1e-42).float()
+    assert (weight / int8_scales(weight, PROTECTIVE_LIMIT)[:, None]).abs().max() > 127
+    ClippedRounding.of(HESSIAN).to_groups(weight, 32).tensors()
 
 
 @settings(deadline=None)

@@ -16,6 +16,7 @@ import torch
 
 from qoq.engine.engine import Engine
 from qoq.engine.llm import Completion
+from qoq.engine.logprobs import token_logprobs
 from qoq.engine.sampler import SampleRow, sample
 from qoq.quantize.quantize import quantize_model
 from qoq.quantize.recipe import Recipe
@@ -187,6 +188,16 @@ def test_tokens_are_those_of_the_sampler_s_definition(pressed: Run, index: int):
         row = SampleRow(sampling, prompt + tokens[:count], len(prompt), matcher)
         logits = pressed.runner.logits[str(index), len(prompt) + count][0]
         assert sample(logits[None].clone(), [row]) == [token]
+
+
+def test_log_probabilities_are_those_of_the_definition(pressed: Run):
+    index = NAMES.index("log-probabilities")
+    for count, found in enumerate(pressed.done[index].logprobs):
+        logits = pressed.runner.logits[str(index), len(PROMPTS[index]) + count][0]
+        (expected,) = token_logprobs(logits[None], [found.token_id], [3])
+        assert (found.rank, found.top_ids) == (expected.rank, expected.top_ids)
+        assert found.logprob == pytest.approx(expected.logprob, rel=1e-5)
+        assert found.top_logprobs == pytest.approx(expected.top_logprobs, rel=1e-5)
 
 
 def test_requests_got_what_they_asked_for(pressed: Run):

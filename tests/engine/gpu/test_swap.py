@@ -43,7 +43,11 @@ GPU_SHAPE: dict[str, Any] = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
-DEVICES = [torch.device("cpu"), pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)]
+NEEDS_GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+DEVICES = [torch.device("cpu"), pytest.param(torch.device("cuda"), marks=NEEDS_GPU)]
 
 
 def make_swapper(
@@ -195,6 +199,7 @@ def test_a_request_that_was_swapped_goes_on_with_its_tokens(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("caches", [False, True])
 def test_a_gpu_goes_on_with_its_tokens_too(
     tmp_path: Path, load: tuple[list[list[int]], list[SamplingParams]], caches: bool
