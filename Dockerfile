@@ -25,7 +25,17 @@ FROM python:${PYTHON}-slim
 ARG TORCH="torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu"
 ENV PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    TRITON_CACHE_DIR=/home/qoq/.cache/triton
+
+# Triton, which runs on GPUs only, makes the code that starts a kernel with a C compiler.
+# hadolint ignore=DL3008
+RUN case "${TORCH}" in \
+    *whl/cpu*) ;; \
+    *) apt-get update \
+        && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/* ;; \
+    esac
 
 # torch before the wheel: a layer of gigabytes that a change of ours leaves in the cache. It has its
 # version from TORCH.

@@ -87,11 +87,6 @@ class Checkpoint:
             )
         return wanted
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of the tensor files."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
-
     def __contains__(self, name: str) -> bool:
         return name in self._files
 

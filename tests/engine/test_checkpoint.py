@@ -53,7 +53,6 @@ def change_config(folder: Path, **fields: object) -> None:
 def test_the_whole_checkpoint_loads(folder: Path):
     """So that what is refused below is refused for its damage."""
     load(folder)
-    assert Checkpoint(folder).num_bytes == (folder / "model.safetensors").stat().st_size
 
 
 def test_a_missing_folder(tmp_path: Path):
