@@ -26,6 +26,7 @@ from qoq.engine.models.loader import kv_format
 from qoq.engine.open_checkpoint import open_checkpoint
 from qoq.engine.precision import Precision
 from qoq.engine.protocol import EngineInfo
+from qoq.kernels.gpu.sizes import round_up
 from qoq.kernels.gpu.w4a8 import W4A8Gemm
 from qoq.kernels.kv_cache import KvFormat
 
@@ -89,7 +90,7 @@ def _make_runner(
     uses_graphs: bool = True,
 ) -> GpuModelRunner:
     device = decoder.embedding.device
-    step_tokens = -(-config.step_tokens(is_gpu=True) // ROW_MULTIPLE) * ROW_MULTIPLE
+    step_tokens = round_up(config.step_tokens(is_gpu=True), ROW_MULTIPLE)
     inputs = StepInputs(
         model,
         fmt,

@@ -20,6 +20,7 @@ from qoq.engine.gpu.swap import BlockSwapper
 from qoq.engine.grammar import Grammars
 from qoq.engine.prompt_pass import PromptPass, take_rows
 from qoq.engine.request_state import RequestState, RequestStates
+from qoq.kernels.gpu.sizes import round_up
 from qoq.kernels.kv_cache import KvCache
 from qoq.scheduler.batch import Batch, ScheduledRequest
 
@@ -114,7 +115,7 @@ class GpuModelRunner:
     def warm_up(self, max_rows: int) -> None:
         """Compile what steps of up to ``max_rows`` rows need, and capture the decode graphs."""
         rows = ROW_MULTIPLE
-        while rows <= _round_up(max_rows, ROW_MULTIPLE):
+        while rows <= round_up(max_rows, ROW_MULTIPLE):
             self._sampler.warm_up(self._run(self._dummy(rows), [rows - 1]))
             rows *= 2
         if self._graphs is not None:
@@ -199,10 +200,10 @@ class GpuModelRunner:
         return logits[self._inputs.send(rows)]
 
     def _run(self, plan: _StepPlan, rows: list[int]) -> Tensor:
-        num_rows = _round_up(len(plan.rows), ROW_MULTIPLE)
+        num_rows = round_up(len(plan.rows), ROW_MULTIPLE)
         self._inputs.set_rows(plan.rows, num_rows)
         step = self._inputs.step(plan.num_decode_rows, num_rows, plan.prefills)
-        first = _round_up(len(rows), SAMPLE_MULTIPLE)
+        first = round_up(len(rows), SAMPLE_MULTIPLE)
         wanted = rows + [0] * (first - len(rows))
         wanted += [row for part in plan.prompts for row in part.rows]
         hidden = self._decoder.hidden_states(step, self._caches, self._inputs.send(wanted))
@@ -218,10 +219,6 @@ class GpuModelRunner:
         step = self._inputs.step(num_rows, num_rows, None)
         hidden = self._decoder.hidden_states(step, self._caches, None)
         return self._lm_head.write(hidden, self._logits_memory[:num_rows])
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
 
 
 def _dummy_prompts(slot: int, num_tokens: int, max_model_len: int) -> _StepPlan:

@@ -13,6 +13,7 @@ from qoq.engine.logit_rules import apply_rules
 from qoq.engine.request_state import RequestState
 from qoq.engine.sampler import SampleRow, penalize
 from qoq.kernels.gpu.sampler import SamplerRows, SamplerWorkspace, sample_triton
+from qoq.kernels.gpu.sizes import round_up
 from qoq.scheduler.request import SamplingParams
 
 
@@ -80,7 +81,8 @@ class GpuSampler:
 
     def _rows(self, states: Sequence[RequestState], positions: Sequence[int]) -> SamplerRows:
         count = len(states)
-        memory = torch.zeros(4, _round_up(count), dtype=torch.int64)
+        # Each parameter begins at 16 bytes, for which kernels are compiled.
+        memory = torch.zeros(4, round_up(count, 4), dtype=torch.int64)
         rows, asked = _first(SamplerRows.over(memory), count), [s.sampling for s in states]
         rows.temperature.copy_(torch.tensor([s.temperature for s in asked]))
         rows.top_k.copy_(torch.tensor([s.top_k for s in asked]))
@@ -94,11 +96,6 @@ class GpuSampler:
         if self._device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self._device, non_blocking=True)
-
-
-def _round_up(count: int) -> int:
-    """So that each parameter begins at 16 bytes, for which kernels are compiled."""
-    return -(-count // 4) * 4
 
 
 def _signed(seed: int) -> int:

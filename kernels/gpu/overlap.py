@@ -20,6 +20,10 @@ def can_overlap(device: torch.device) -> bool:
 
 
 def overlap_options(device: torch.device) -> dict[str, Any]:
-    """Of a launch: the kernel's ``OVERLAPS``, and how the driver is asked for it."""
-    overlaps = can_overlap(device)
+    """Of a launch on ``device``: overlap wherever it can."""
+    return launch_options(can_overlap(device))
+
+
+def launch_options(overlaps: bool) -> dict[str, Any]:
+    """The kernel's ``OVERLAPS``, and how the driver is asked for it."""
     return {"OVERLAPS": overlaps, **({"launch_pdl": True} if overlaps else {})}

@@ -13,6 +13,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.gemm_tile import place_tile, store_scaled, sum_splits
+from qoq.kernels.gpu.overlap import launch_options
 from qoq.kernels.gpu.sizes import cdiv
 from qoq.kernels.gpu.w4a8_config import TileConfig
 from qoq.kernels.gpu.w4a8_operands import Workspace, check_inputs
@@ -79,10 +80,9 @@ def w8a8_gemm_triton(
         SPLIT_K=split_k,
         HAS_BIAS=bias is not None,
         MASK_K=k % STEP != 0,
-        OVERLAPS=config.overlaps,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        **({"launch_pdl": True} if config.overlaps else {}),
+        **launch_options(config.overlaps),
     )
     return y
 
