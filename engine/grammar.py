@@ -31,16 +31,19 @@ class Matcher:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a token was refused or a limit was hit: no mask can be had any more."""
+        """Whether a token was refused or a limit was hit: there is no way on."""
         return self._matcher.is_error()
 
     def advance(self, token_ids: Sequence[int]) -> None:
         for token_id in token_ids:  # at the end, EOS is taken one by one only
             self._matcher.consume_token(token_id)
 
-    def mask(self) -> bytes:
-        """One bit a token, lowest first: whether it may come next. A complete text allows EOS."""
-        return self._matcher.compute_bitmask()
+    def write_mask(self, address: int, num_bytes: int) -> None:
+        """Whether each token may come next: a bit, lowest first, in 32-bit words at ``address``.
+
+        A complete text allows EOS, and so does a matcher that has failed.
+        """
+        self._matcher.unsafe_compute_mask_ptr(address, num_bytes)
 
 
 class Grammars:

@@ -6,13 +6,12 @@ the request's state, and the prompt, computed again, makes a new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from qoq.engine.logprobs import token_logprobs
 from qoq.engine.models.decoder import Decoder
 from qoq.scheduler.batch import Extras, TokenLogprobs
 from qoq.scheduler.request import Pooling, SamplingParams
@@ -35,15 +34,19 @@ class Codes(Protocol):
 
 H = TypeVar("H", bound=Tensor | Codes)
 
+# Of logits, tokens, and how many likeliest ones: what can be had once the device is past the step.
+Scores = Callable[[], Sequence[TokenLogprobs]]
+Score = Callable[[Tensor, list[int], int], Scores]
+
 
 class PromptPass:
     def __init__(self, prompt: list[int], sampling: SamplingParams) -> None:
         self._prompt = prompt
         self._sampling = sampling
-        self._logprobs: list[TokenLogprobs] = []
+        self._scores: list[Scores] = []
         self._pooled: Tensor | None = None
 
-    def add(self, hidden: H, start: int, decoder: Decoder[H, Any]) -> None:
+    def add(self, hidden: H, start: int, decoder: Decoder[H, Any], score: Score) -> None:
         """``hidden`` ``[M, hidden]`` belongs to the prompt's tokens from position ``start`` on."""
         if self._sampling.pooling is not None:
             self._pool(_values(hidden))
@@ -52,15 +55,13 @@ class PromptPass:
             for first in range(0, len(targets), _ROWS_AT_ONCE):
                 part = targets[first : first + _ROWS_AT_ONCE]
                 logits = decoder.logits(take_rows(hidden, first, first + len(part)))
-                self._logprobs += token_logprobs(
-                    logits, part, [self._sampling.prompt_logprobs] * len(part)
-                )
+                self._scores.append(score(logits, part, self._sampling.prompt_logprobs))
 
     def extras(self) -> Extras:
-        """Once every prompt token was added."""
+        """Once every prompt token was added, and the device is past that step."""
         is_scored = self._sampling.prompt_logprobs is not None
         return Extras(
-            prompt_logprobs=self._logprobs if is_scored else None,
+            prompt_logprobs=[row for rows in self._scores for row in rows()] if is_scored else None,
             embedding=None if self._pooled is None else self._embedding(self._pooled),
         )
 

@@ -14,7 +14,7 @@ from qoq.engine.cpu.loader import CpuDecoder
 from qoq.engine.grammar import Grammars
 from qoq.engine.logprobs import token_logprobs
 from qoq.engine.models.config import ModelConfig
-from qoq.engine.prompt_pass import PromptPass, take_rows
+from qoq.engine.prompt_pass import PromptPass, Scores, take_rows
 from qoq.engine.request_state import RequestStates
 from qoq.engine.sampler import SampleRow, sample
 from qoq.engine.step_result import StepResult
@@ -65,7 +65,7 @@ class ModelRunner:
         first = len(sample_rows)
         for part in prompt_rows:
             stop = first + len(part.rows)
-            part.prompt_pass.add(take_rows(hidden, first, stop), part.start, self._decoder)
+            part.prompt_pass.add(take_rows(hidden, first, stop), part.start, self._decoder, _score)
             first = stop
         return self._sample(batch, take_rows(hidden, 0, len(sample_rows)))
 
@@ -142,6 +142,11 @@ class ModelRunner:
         }
         taken = [state.take(token) for state, token in zip(states, tokens, strict=True)]
         return StepResult(taken, {key: value for key, value in extras.items() if value is not None})
+
+
+def _score(logits: Tensor, token_ids: list[int], num_top: int) -> Scores:
+    rows = token_logprobs(logits, token_ids, [num_top] * len(token_ids))
+    return lambda: rows
 
 
 def _sample_rows(batch: Batch) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,12 +12,14 @@ from qoq.engine.gpu.graphs import DecodeGraphs
 from qoq.engine.gpu.inputs import FROM_DEVICE, Prefills, Rows, StepInputs
 from qoq.engine.gpu.layers import W8A8Linear
 from qoq.engine.gpu.loader import GpuDecoder
-from qoq.engine.gpu.running_step import GpuRunningStep
-from qoq.engine.gpu.sampling import GpuSampler, needs_history
+from qoq.engine.gpu.pending_logprobs import PendingLogprobs
+from qoq.engine.gpu.running_step import GpuRunningStep, RunningSteps
+from qoq.engine.gpu.sampled_row import SampledRow
+from qoq.engine.gpu.sampling import GpuSampler
 from qoq.engine.gpu.slots import Slots
 from qoq.engine.gpu.swap import BlockSwapper
 from qoq.engine.grammar import Grammars
-from qoq.engine.prompt_pass import PromptPass, take_rows
+from qoq.engine.prompt_pass import PromptPass, Scores, take_rows
 from qoq.engine.request_state import RequestState, RequestStates
 from qoq.kernels.gpu.sizes import round_up
 from qoq.kernels.kv_cache import KvCache
@@ -28,7 +29,6 @@ from qoq.scheduler.batch import Batch, ScheduledRequest
 # step it always does, so that nothing is compiled while requests wait.
 ROW_MULTIPLE = 64
 SAMPLE_MULTIPLE = 16
-MAX_STEPS_IN_FLIGHT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,18 @@ class GpuModelRunner:
         self._swapper = swapper
         self._states = RequestStates(grammars)
         self._slots = Slots(max_num_seqs)
-        self._running: deque[GpuRunningStep] = deque(maxlen=MAX_STEPS_IN_FLIGHT)
+        self._running = RunningSteps()
         self._graphs = DecodeGraphs(self._decode, max_num_seqs) if uses_graphs else None
 
     @torch.inference_mode()
-    def run_largest_steps(self, max_rows: int, max_num_seqs: int) -> None:
-        """Of nobody's tokens, to see what memory they take."""
-        self._run(self._dummy(max_rows), [0] * min(max_rows, max_num_seqs))
+    def run_largest_prefill(self, max_rows: int) -> None:
+        """Of nobody's tokens, to see what memory it takes."""
+        self._run(self._dummy(max_rows), [0] * min(max_rows, self._inputs.nobody))
+
+    @torch.inference_mode()
+    def run_largest_decode(self) -> None:
+        """Likewise."""
+        max_num_seqs = self._inputs.nobody
         self._inputs.set_rows(Rows(), max_num_seqs)
         self._inputs.set_plans([])
         self._decode(max_num_seqs)
@@ -125,30 +130,29 @@ class GpuModelRunner:
 
     @torch.inference_mode()
     def submit(self, batch: Batch) -> GpuRunningStep:
-        """Start the step. Waits for the ones before it where a request's next token depends on
-        what only the host can look at: all of its tokens so far.
+        """Start the step. Where the host must look at a request's tokens before its next one is
+        sampled, it waits for those while the device computes this step's logits.
         """
         if self._swapper is not None:
             self._swapper.run(batch)
         self._update(batch)
         samples = [item for item in batch.scheduled if item.samples]
-        states = [self._states[item.request_id] for item in samples]
-        if any(needs_history(state.sampling) for state in states):
-            for step in self._running:
-                step.result()
         plan = self._plan(batch.scheduled)
-        rows = [plan.last_row[item.request_id] for item in samples]
-        is_in_order = rows == list(range(len(plan.rows)))
-        logits = self._logits(plan, rows, is_in_order)
+        places = [plan.last_row[item.request_id] for item in samples]
+        is_in_order = places == list(range(len(plan.rows)))
+        logits = self._logits(plan, places, is_in_order)
         if is_in_order:
-            slots = self._inputs.slots(len(rows))
+            slots = self._inputs.slots(len(places))
         else:
             slots = self._inputs.send([self._slots[item.request_id] for item in samples])
-        positions = [item.end for item in samples]
-        tokens, logprobs = self._sampler.sample(logits, states, positions)
+        rows = [self._sampled_row(item) for item in samples]
+        for row in rows:
+            self._running.wait_for(row.state, self._sampler.num_known(row))
+        tokens, logprobs = self._sampler.sample(logits, rows, slots, self._inputs.last_tokens)
         self._inputs.keep_tokens(slots, tokens)
+        states = [row.state for row in rows]
         step = GpuRunningStep(tokens, [item.request_id for item in samples], states, logprobs)
-        self._running.append(step)
+        self._running.add(step)
         return step
 
     def close(self) -> None:
@@ -166,12 +170,17 @@ class GpuModelRunner:
         added = []
         for item in batch.scheduled:
             if item.new is not None:
-                self._slots.take(item.request_id)
+                slot = self._slots.take(item.request_id)
+                self._sampler.enter(slot, self._states[item.request_id])
             if item.new_block_ids:
                 slot = self._slots[item.request_id]
                 first = len(self._states[item.request_id].block_table) - len(item.new_block_ids)
                 added += [(slot, first + i, block) for i, block in enumerate(item.new_block_ids)]
         self._inputs.extend_tables(added)
+
+    def _sampled_row(self, item: ScheduledRequest) -> SampledRow:
+        request_id = item.request_id
+        return SampledRow(self._states[request_id], self._slots[request_id], item.end)
 
     def _plan(self, scheduled: Sequence[ScheduledRequest]) -> _StepPlan:
         """Output tokens first, one a request; then prompts."""
@@ -210,9 +219,15 @@ class GpuModelRunner:
         num_padded = first
         for part in plan.prompts:
             stop = first + len(part.rows)
-            part.prompt_pass.add(take_rows(hidden, first, stop), part.start, self._decoder)
+            scored = take_rows(hidden, first, stop)
+            part.prompt_pass.add(scored, part.start, self._decoder, self._score)
             first = stop
         return self._decoder.logits(take_rows(hidden, 0, num_padded))[: len(rows)]
+
+    def _score(self, logits: Tensor, token_ids: list[int], num_top: int) -> Scores:
+        count, tokens = len(token_ids), self._inputs.send(token_ids)
+        pending = PendingLogprobs(range(count), [num_top] * count, logits, tokens)
+        return lambda: list(pending.take().values())
 
     def _decode(self, num_rows: int) -> Tensor:
         """The part of a decode step that does not look at the host: what graphs hold."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,18 +31,25 @@ class GpuRunningStep:
         self._logprobs = logprobs
         self._tokens = tokens
         self._done: torch.cuda.Event | None = None
+        self._result: StepResult | None = None
         if tokens.is_cuda:
             self._tokens = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
             self._tokens.copy_(tokens, non_blocking=True)
             self._done = torch.cuda.Event()
             self._done.record()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether ``result`` has been asked for."""
+        return self._result is not None
+
     def result(self) -> StepResult:
         """Waits for the device. May be called again."""
+        if self._result is None:
+            self._result = self._take()
         return self._result
 
-    @cached_property
-    def _result(self) -> StepResult:
+    def _take(self) -> StepResult:
         if self._done is not None:
             self._done.synchronize()
         token_ids: list[int] = self._tokens.tolist()
@@ -53,3 +60,20 @@ class GpuRunningStep:
                 extras[self._request_ids[place]] = extra
         taken = [state.take(token) for state, token in zip(self._states, token_ids, strict=True)]
         return StepResult(taken, extras)
+
+
+class RunningSteps:
+    """The steps whose tokens the host does not know, in their order."""
+
+    def __init__(self) -> None:
+        self._steps: deque[GpuRunningStep] = deque()
+
+    def add(self, step: GpuRunningStep) -> None:
+        while self._steps and self._steps[0].is_known:
+            self._steps.popleft()
+        self._steps.append(step)
+
+    def wait_for(self, state: RequestState, num_tokens: int) -> None:
+        """Until the host knows so many tokens of the request, and no longer."""
+        while len(state.token_ids) < num_tokens:
+            self._steps.popleft().result()

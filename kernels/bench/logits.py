@@ -17,7 +17,7 @@ from torch import Tensor
 from qoq.kernels.bench.timing import time_us
 from qoq.kernels.gpu.embedding import embed_triton
 from qoq.kernels.gpu.logit_edits import LogitEdits, edit_logits_triton, mask_logits_triton
-from qoq.kernels.gpu.token_counts import Penalties, keep_tokens_triton, penalize_triton
+from qoq.kernels.gpu.token_counts import Penalties, count_sampled_triton, penalize_triton
 from qoq.kernels.gpu.token_logprobs import token_logprobs_triton
 
 ROWS, VOCAB_SIZE, HIDDEN = 256, 128256, 4096
@@ -46,13 +46,14 @@ def _cases() -> Iterator[tuple[str, Callable[[], object]]]:
     on = off._replace(repetition=torch.full((ROWS,), 1.1, device="cuda"))
     yield "penalties, all off", lambda: penalize_triton(logits, off, counts, slots)
     yield "penalties, all on", lambda: penalize_triton(logits, on, counts, slots)
-    yield "keep and count tokens", lambda: keep_tokens_triton(tokens, slots, last_tokens, counts)
+    yield "count tokens", lambda: count_sampled_triton(tokens, slots, counts)
     edits = LogitEdits(
         torch.arange(0, (ROWS + 1) * BIASES, BIASES, dtype=torch.int32, device="cuda"),
         _random(VOCAB_SIZE, ROWS * BIASES).int(),
         torch.zeros(ROWS * BIASES, device="cuda"),
+        torch.full((ROWS * BIASES,), -1, dtype=torch.int32, device="cuda"),
     )
-    yield f"{BIASES} biases a row", lambda: edit_logits_triton(logits, edits)
+    yield f"{BIASES} biases a row", lambda: edit_logits_triton(logits, edits, slots, last_tokens)
     masks = _random(1 << 31, ROWS, -(-VOCAB_SIZE // 32)).int()
     rows = torch.arange(ROWS, dtype=torch.int32, device="cuda")
     yield "masks of half, all rows", lambda: mask_logits_triton(logits, masks, rows)

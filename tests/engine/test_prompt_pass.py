@@ -22,7 +22,7 @@ def embed(pooling: Pooling, chunks: list[int], hidden: torch.Tensor = HIDDEN) ->
     prompt_pass = PromptPass([0] * 9, SamplingParams(max_tokens=1, pooling=pooling))
     start = 0
     for count in chunks:
-        prompt_pass.add(hidden[start : start + count], start, None)
+        prompt_pass.add(hidden[start : start + count], start, None, None)
         start += count
     return prompt_pass.extras().embedding
 
@@ -41,7 +41,7 @@ def test_quantized_hidden_states_count_with_their_scales():
     """An INT8 lm_head's norm hands on codes."""
     prompt_pass = PromptPass([0] * 9, SamplingParams(max_tokens=1, pooling=Pooling.MEAN))
     quantized = quantize_activations(HIDDEN * torch.arange(1, 10)[:, None])
-    prompt_pass.add(quantized, 0, None)
+    prompt_pass.add(quantized, 0, None, None)
     expected = (quantized.codes * quantized.scales).mean(0)
     found = prompt_pass.extras().embedding
     assert found == pytest.approx((expected / expected.norm()).tolist(), abs=10 * 2**-23)

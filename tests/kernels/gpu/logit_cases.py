@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 from qoq.engine.grammar_mask import mask_by_grammar
@@ -10,8 +12,8 @@ from qoq.kernels.gpu.embedding import embed_triton
 from qoq.kernels.gpu.logit_edits import LogitEdits, edit_logits_triton, mask_logits_triton
 from qoq.kernels.gpu.token_counts import (
     Penalties,
+    count_sampled_triton,
     count_tokens,
-    keep_tokens_triton,
     penalize_triton,
 )
 from qoq.scheduler.request import SamplingParams
@@ -25,8 +27,8 @@ class Allows:
         bits[token_ids] = 1
         self.words = (bits.view(-1, 32) << torch.arange(32)).sum(1).to(torch.int32)
 
-    def mask(self) -> bytes:
-        return self.words.numpy().tobytes()
+    def write_mask(self, address: int, num_bytes: int) -> None:
+        ctypes.memmove(address, self.words.data_ptr(), num_bytes)
 
 
 def penalized(
@@ -46,22 +48,16 @@ def penalized(
 def check_penalties(device: str, vocab_size: int) -> None:
     """Tokens are counted once at the start and then as they come."""
     prompts, outputs = [[1, 1, 4, 5], [2], [vocab_size - 1]], [[3, 3, 4], [], [0] * 5]
-    slots = [2, 0, 3]
+    rows = [2, 0, 3]
     settings = [[1.5, 0.25, -0.5], [0.7, 1.0, 2.0], [1.0, 0.0, 0.0]]
     counts = torch.full((4, vocab_size), 77, dtype=torch.int16, device=device)
-    last_tokens = torch.full((4,), -5, device=device)
-    for slot, prompt, output in zip(slots, prompts, outputs, strict=True):
+    for row, prompt, output in zip(rows, prompts, outputs, strict=True):
         tokens = (torch.tensor(ids, dtype=torch.int64, device=device) for ids in (prompt, output))
-        count_tokens(counts[slot], *tokens)
+        count_tokens(counts[row], *tokens)
+    places = torch.tensor([*rows, -1], device=device)
     chosen = [[3, 2, 6], [1, 2, 6], [3, 0, 0]]
     for tokens in chosen:
-        keep_tokens_triton(
-            torch.tensor([*tokens, 5], device=device),
-            torch.tensor([*slots, -1], device=device),
-            last_tokens,
-            counts,
-        )
-    assert last_tokens.tolist() == [0, -5, 3, 0]
+        count_sampled_triton(torch.tensor([*tokens, 5], device=device), places, counts)
     assert (counts[1] == 77).all()
     logits = torch.randn(4, vocab_size)
     expected = logits.clone()
@@ -70,8 +66,7 @@ def check_penalties(device: str, vocab_size: int) -> None:
         expected[row] = penalized(logits[row], prompt, output, setting)
     got = logits.to(device)
     columns = torch.tensor([*settings, settings[0]], device=device).t().contiguous()
-    rows = torch.tensor([*slots, -1], device=device)
-    penalize_triton(got, Penalties(*columns), counts, rows)
+    penalize_triton(got, Penalties(*columns), counts, places)
     assert torch.equal(got.cpu(), expected)
 
 
@@ -80,19 +75,17 @@ def check_full_count(device: str) -> None:
     counts = torch.zeros(1, 4, dtype=torch.int16, device=device)
     output = torch.full((40000,), 2, device=device)
     count_tokens(counts[0], torch.tensor([2], device=device), output)
-    last_tokens = torch.zeros(1, dtype=torch.int64, device=device)
+    row = torch.tensor([0], device=device)
     for token in (2, 3, -1, 4):
-        keep_tokens_triton(
-            torch.tensor([token], device=device),
-            torch.tensor([0], device=device),
-            last_tokens,
-            counts,
-        )
+        count_sampled_triton(torch.tensor([token], device=device), row, counts)
     assert counts.tolist() == [[0, 0, -1, 1]]
 
 
 def check_edits(device: str, vocab_size: int) -> None:
-    """Biases as the engine adds them, bans as biases of -inf; ids out of range do nothing."""
+    """Biases as the engine adds them, bans as biases of -inf; ids out of range do nothing.
+
+    Bans behind a token: the first row has it, the second has another, the third's slot none.
+    """
     biases = [((3, 1.5), (0, -2.0)), (), tuple((token, token / 4) for token in range(vocab_size))]
     logits = torch.randn(3, vocab_size)
     expected = logits.clone()
@@ -110,14 +103,27 @@ def check_edits(device: str, vocab_size: int) -> None:
         values += [value for _, value in edits]
         starts.append(len(token_ids))
     got = logits.to(device)
+    slots, last_tokens = torch.tensor([1, 0, 2], device=device), torch.tensor([5, 6], device=device)
     edit_logits_triton(
         got,
         LogitEdits(
             torch.tensor([*starts, 9999], dtype=torch.int32, device=device),
             torch.tensor(token_ids, dtype=torch.int32, device=device),
             torch.tensor(values, device=device),
+            torch.full((len(values),), -1, dtype=torch.int32, device=device),
         ),
+        slots,
+        last_tokens,
     )
+    assert torch.equal(got.cpu(), expected)
+    starts, ids, follows = torch.tensor(
+        [[0, 4, 6, 7, 0, 0, 0], [0, 1, 1, 3, 1, 2, 0], [6, 5, -1, 6, 6, 5, 5]],
+        dtype=torch.int32,
+        device=device,
+    )
+    bans = torch.full((7,), -torch.inf, device=device)
+    edit_logits_triton(got, LogitEdits(starts, ids, bans, follows), slots, last_tokens)
+    expected[0, [0, 1, 3]] = expected[1, 2] = -torch.inf
     assert torch.equal(got.cpu(), expected)
 
 
