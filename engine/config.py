@@ -33,7 +33,9 @@ class EngineConfig:
     )
     device: str = _setting("auto", "cuda, cpu, or auto: cuda where there is one")
     load_format: str = _setting(
-        "auto", "auto: the checkpoint; dummy or dummy-per-channel: random weights of its shapes"
+        "auto",
+        "auto: the checkpoint; dummy or dummy-per-channel: random weights of its shapes, or those "
+        "in configs/shapes",
     )
     max_model_len: int | None = _setting(
         None,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,30 @@ def shape_names() -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in folder.iterdir())
 
 
+def read_shape(model: Path) -> dict[str, Any]:
+    """The config of a folder or of one of ``shape_names()``. Raises CheckpointError for neither."""
+    if (model / "config.json").is_file():
+        return read_json(model / "config.json")
+    if str(model) not in shape_names():
+        raise CheckpointError(
+            f"{model}: neither a folder with a config.json nor one of {', '.join(shape_names())}"
+        )
+    path = resources.files("qoq.configs") / "shapes" / f"{model}.json"
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
+
+
+@contextmanager
+def shape_folder(name: str, shape: dict[str, Any], num_positions: int) -> Iterator[Path]:
+    """A model of that shape with so many positions: random weights run at any."""
+    with tempfile.TemporaryDirectory(prefix="qoq-shape-") as parent:
+        folder = Path(parent) / name
+        folder.mkdir()
+        longer = shape | {"max_position_embeddings": num_positions}
+        (folder / "config.json").write_text(json.dumps(longer))
+        yield folder
+
+
 class DummyCheckpoint:
     """``model`` is a folder with a ``config.json``, or one of ``shape_names()``.
 
@@ -34,7 +61,7 @@ class DummyCheckpoint:
 
     def __init__(self, model: Path, group_size: int, device: torch.device) -> None:
         self.folder = model
-        self.config = _read_config(model)
+        self.config = read_shape(model)
         self._group_size = group_size
         self._device = device
         self._generator = torch.Generator(device).manual_seed(0)
@@ -86,15 +113,3 @@ class DummyCheckpoint:
         return torch.randint(
             low, high, shape, dtype=dtype, device=self._device, generator=self._generator
         )
-
-
-def _read_config(model: Path) -> dict[str, Any]:
-    if (model / "config.json").is_file():
-        return read_json(model / "config.json")
-    if str(model) not in shape_names():
-        raise CheckpointError(
-            f"{model}: neither a folder with a config.json nor one of {', '.join(shape_names())}"
-        )
-    path = resources.files("qoq.configs") / "shapes" / f"{model}.json"
-    config: dict[str, Any] = json.loads(path.read_text())
-    return config

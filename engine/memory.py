@@ -54,11 +54,7 @@ def plan_memory(
         )
     num_blocks = cache_bytes // bytes_per_block
     capacity = num_blocks * block_size
-    wanted = config.max_model_len or model_limit
-    if wanted > model_limit:
-        raise ValueError(
-            f"--max-model-len {wanted} exceeds the model's own limit of {model_limit} tokens"
-        )
+    wanted = wanted_model_len(config, model_limit)
     if capacity < (config.max_model_len or 1):
         raise OutOfMemoryError(
             f"the KV cache of {gib(cache_bytes)} holds {capacity} tokens "
@@ -67,6 +63,16 @@ def plan_memory(
             f"{-(-wanted // block_size) * bytes_per_block}"
         )
     return MemoryPlan(num_blocks, min(wanted, capacity))
+
+
+def wanted_model_len(config: EngineConfig, model_limit: int) -> int:
+    """What was asked for, else the model's limit. Raises ValueError where it exceeds that."""
+    wanted = config.max_model_len or model_limit
+    if wanted > model_limit:
+        raise ValueError(
+            f"--max-model-len {wanted} exceeds the model's own limit of {model_limit} tokens"
+        )
+    return wanted
 
 
 def available_memory() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,14 +46,15 @@ class Answer:
         return token_events(self.times_s, self.totals, self.output_tokens)
 
 
-async def server_sent_events(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
-    """The payloads. Read as bytes: in decoded text U+2028 and its like would end a line too."""
-    rest = b""
-    async for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
+class ServerSentEvents:
+    """Bytes in, payloads out. In decoded text U+2028 and its like would end a line too."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def add(self, data: bytes) -> Iterator[bytes]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return (line[5:].strip() for line in lines if line.startswith(b"data:"))
 
 
 def _parse(data: bytes) -> dict[str, Any]:

@@ -36,6 +36,12 @@ def poisson(num_requests: int, rate: float, seed: int) -> Arrivals:
     return Arrivals(list(accumulate(gaps, initial=0.0)), name=f"Poisson, {rate:g} requests/s")
 
 
+def steady(num_requests: int, interval_s: float) -> Arrivals:
+    """One after each ``interval_s``."""
+    offsets_s = [interval_s * (index + 1) for index in range(num_requests)]
+    return Arrivals(offsets_s, name=f"one every {interval_s:g} s")
+
+
 def from_trace(rows: Sequence[TraceRow]) -> Arrivals:
     """As recorded; a trace that holds no times is sent all at once."""
     if any(row.arrival_s is None for row in rows):

@@ -1,17 +1,18 @@
-"""Sends one streaming request and notes when each piece of the answer came. A failure is not
-raised; it is part of the record."""
+"""Sends one streaming request and keeps the pieces of the answer. A failure is not raised; it is
+part of the record."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
-from qoq.loadtest.answer import Answer, BadAnswer, server_sent_events
+from qoq.loadtest.answer import BadAnswer
+from qoq.loadtest.exchange import exchange
+from qoq.loadtest.http_reply import HttpReply
+from qoq.loadtest.reader import AnswerReader
 from qoq.loadtest.record import Outcome, Record
 from qoq.loadtest.workload import Job
 
@@ -21,58 +22,94 @@ class Target:
     """Where requests go. ``timeout_s`` bounds one request, connecting included."""
 
     base_url: str
-    model: str
+    model: str = ""
     endpoint: str = "chat/completions"
+    api_key: str | None = None
     timeout_s: float = 120.0
 
+    def url(self, path: str) -> str:
+        return f"{self.base_url.rstrip('/')}/v1/{path}"
 
-def connect(api_key: str | None = None) -> httpx.AsyncClient:
-    """A connection for each request, as many as there are requests, and no proxy in between.
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
-    A pool would make requests wait for one another inside the client, and a connection that is
-    used again may turn out closed, which would count as the server's error.
+
+@dataclass(slots=True, kw_only=True)
+class Received:
+    """``pieces`` of an answer, with their times. ``sent_s`` None: the job was not sent.
+
+    ``error`` says why nothing, or nothing more, came.
     """
-    return httpx.AsyncClient(
-        headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-        timeout=None,
-        trust_env=False,
-    )
+
+    job: Job
+    due_s: float = 0.0
+    sent_s: float | None = None
+    ended_s: float = 0.0
+    pieces: list[tuple[float, bytes]] = field(default_factory=list)
+    error: str | None = None
+
+    def read(self) -> Record:
+        record = Record(index=self.job.index, due_s=self.due_s, error=self.error)
+        if self.sent_s is None:
+            return record
+        record.sent_s, record.ended_s = self.sent_s, self.ended_s
+        reader = AnswerReader(self.job.leave_after)
+        try:
+            for piece in self.pieces:
+                if reader.take(*piece):
+                    break
+            record.outcome, record.error = reader.outcome(self.error), None
+        except BadAnswer as problem:
+            record.outcome, record.error = Outcome.FAILED, str(problem)
+        record.events = reader.answer.events()
+        record.prompt_tokens = reader.answer.prompt_tokens
+        record.output_tokens = reader.answer.output_tokens
+        return record
 
 
-async def first_model(http: httpx.AsyncClient, base_url: str, timeout_s: float) -> str:
-    response = await http.get(f"{base_url.rstrip('/')}/v1/models", timeout=timeout_s)
-    response.raise_for_status()
-    return str(response.json()["data"][0]["id"])
+async def send(target: Target, job: Job) -> Received:
+    received = Received(job=job, sent_s=time.monotonic())
+    leaver = None if job.leave_after is None else AnswerReader(job.leave_after)
 
+    def take(time_s: float, data: bytes) -> bool:
+        received.pieces.append((time_s, data))
+        try:
+            return leaver is not None and leaver.take(time_s, data)
+        except BadAnswer:
+            return True
 
-async def send(http: httpx.AsyncClient, target: Target, job: Job) -> Record:
-    answer = Answer()
-    outcome, error, ended_s = Outcome.FAILED, None, None
-    sent_s = time.monotonic()
+    headers = {"content-type": "application/json", **target.headers}
+    body = json.dumps(_body(target, job)).encode()
     try:
-        async with asyncio.timeout(target.timeout_s), _post(http, target, job) as response:
-            outcome = await _read(response, answer, job.leave_after)
-            ended_s = time.monotonic()
+        async with asyncio.timeout(target.timeout_s):
+            await exchange("POST", target.url(target.endpoint), headers, body, take)
     except TimeoutError:
-        error = f"no end within {target.timeout_s:g} s"
-    except (httpx.HTTPError, httpx.InvalidURL, BadAnswer) as problem:
-        error = f"{type(problem).__name__}: {problem}"
-    return Record(
-        index=job.index,
-        outcome=outcome,
-        sent_s=sent_s,
-        ended_s=ended_s or time.monotonic(),
-        events=answer.events(),
-        prompt_tokens=answer.prompt_tokens,
-        output_tokens=answer.output_tokens,
-        error=error,
-    )
+        received.error = f"no end within {target.timeout_s:g} s"
+    except OSError as problem:
+        received.error = f"{type(problem).__name__}: {problem}"
+    received.ended_s = time.monotonic()
+    return received
 
 
-def _post(
-    http: httpx.AsyncClient, target: Target, job: Job
-) -> AbstractAsyncContextManager[httpx.Response]:
+async def first_model(target: Target) -> str:
+    """Raises OSError, BadAnswer."""
+    reply, body = HttpReply(), bytearray()
+
+    def take(time_s: float, data: bytes) -> None:
+        body.extend(reply.add(data))
+
+    async with asyncio.timeout(target.timeout_s):
+        await exchange("GET", target.url("models"), target.headers, b"", take)
+    try:
+        return str(json.loads(body)["data"][0]["id"])
+    except (ValueError, LookupError, TypeError):
+        raise BadAnswer(
+            f"status {reply.status}, no list of models: {bytes(body[:300])!r}"
+        ) from None
+
+
+def _body(target: Target, job: Job) -> dict[str, Any]:
     """``ignore_eos`` is an extension that engines share: the answer has the length asked for."""
     body: dict[str, Any] = {
         "model": target.model,
@@ -83,30 +120,5 @@ def _post(
         "stream_options": {"include_usage": True},
     }
     if target.endpoint == "chat/completions":
-        body["messages"] = [{"role": "user", "content": job.prompt}]
-    else:
-        body["prompt"] = job.prompt
-    return http.stream("POST", f"{target.base_url.rstrip('/')}/v1/{target.endpoint}", json=body)
-
-
-async def _read(response: httpx.Response, answer: Answer, leave_after: int | None) -> Outcome:
-    """Read to the end, or leave early: the caller's `async with` then closes the connection."""
-    if response.status_code != 200:
-        body = (await response.aread()).decode(errors="replace")
-        raise BadAnswer(f"status {response.status_code}: {body[:300]}")
-    if leave_after == 0:
-        return Outcome.LEFT
-    async with aclosing(server_sent_events(response.aiter_bytes())) as events:
-        async for data in events:
-            if data == b"[DONE]":
-                return _finished(answer)
-            answer.take(data, time.monotonic())
-            if leave_after is not None and len(answer.times_s) >= leave_after:
-                return Outcome.LEFT
-    raise BadAnswer("the stream broke off before [DONE]")
-
-
-def _finished(answer: Answer) -> Outcome:
-    if not answer.has_finish_reason:
-        raise BadAnswer("the stream ended without a finish reason")
-    return Outcome.FINISHED
+        return body | {"messages": [{"role": "user", "content": job.prompt}]}
+    return body | {"prompt": job.prompt}

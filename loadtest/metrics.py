@@ -18,6 +18,8 @@ DEFINITIONS = {
     "throughput": "output tokens received, by whomever, over the time from the first request sent"
     " to the last stream ended",
     "goodput": "the same for the tokens of finished requests that met the targets",
+    "decode": "tokens after the last request's first piece of text, over the time they took; told"
+    " where each request was still being answered then",
     "pXX": "nearest rank: the smallest value that XX % of the values do not exceed",
 }
 
@@ -70,6 +72,7 @@ class Metrics:
     prompt_tokens: int
     output_tokens: int
     throughput: float
+    decode: float | None
     goodput: float
     ttft_s: Distribution
     itl_s: Distribution
@@ -91,6 +94,7 @@ def measure(records: Sequence[Record], targets: Targets) -> Metrics:
         prompt_tokens=sum(record.prompt_tokens for record in sent),
         output_tokens=sum(record.output_tokens for record in sent),
         throughput=_rate(sent, duration_s),
+        decode=_decode_rate(sent),
         goodput=_rate(filter(targets.are_met_by, sent), duration_s),
         ttft_s=Distribution.of((r.ttft_s, 1) for r in finished if r.ttft_s is not None),
         itl_s=Distribution.of(gap for record in finished for gap in gaps(record)),
@@ -114,6 +118,18 @@ def _duration_s(sent: Sequence[Record]) -> float:
 def _rate(records: Iterable[Record], duration_s: float) -> float:
     tokens = sum(record.output_tokens for record in records)
     return tokens / duration_s if duration_s > 0 else 0.0
+
+
+def _decode_rate(sent: Sequence[Record]) -> float | None:
+    streams = [record.events for record in sent if len(record.events) > 1]
+    if len(streams) < len(sent) or not streams:
+        return None
+    start_s = max(events[0].time_s for events in streams)
+    if any(events[-1].time_s <= start_s for events in streams):
+        return None
+    later = [event for events in streams for event in events if event.time_s > start_s]
+    end_s = max(event.time_s for event in later)
+    return sum(event.num_tokens for event in later) / (end_s - start_s)
 
 
 def _quantile(pairs: Sequence[tuple[float, float]], rank: float) -> float:

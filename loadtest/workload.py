@@ -1,7 +1,7 @@
 """What is asked for: prompts, lengths, which clients leave early. All of it follows from a seed.
 
-There is no tokenizer here. A prompt of `n` common words is about `n` tokens for any model; the
-report states the count that the server found.
+There is no tokenizer here. A prompt of `n` common words is about `n` tokens for any model, and one
+of `n` token ids is exactly that; the report states the count that the server found.
 """
 
 from __future__ import annotations
@@ -42,10 +42,13 @@ class TraceRow:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request to send. ``leave_after``: hang up after so many token events; None stays."""
+    """One request to send: words or token ids.
+
+    ``leave_after``: hang up after so many token events; None stays.
+    """
 
     index: int
-    prompt: str
+    prompt: str | list[int]
     output_len: int
     leave_after: int | None = None
 
@@ -86,24 +89,35 @@ def read_trace(path: Path, max_rows: int) -> list[TraceRow]:
     ]
 
 
-def make_jobs(lengths: list[tuple[int, int]], leave_share: float, seed: int) -> list[Job]:
+def make_jobs(
+    lengths: list[tuple[int, int]],
+    leave_share: float,
+    seed: int,
+    num_token_ids: int | None = None,
+) -> list[Job]:
     """One job for each (input, output) pair; exactly ``leave_share`` of them, rounded, leave early.
 
     A client leaves somewhere in the first half of its answer, which is early enough to come before
     the end even where the server packs two tokens into an event. After 0 events means as soon as
-    the response has begun.
+    the response has begun. Prompts are words, or ids below ``num_token_ids``.
     """
     draw = random.Random(seed)
     leaving = set(draw.sample(range(len(lengths)), round(leave_share * len(lengths))))
     return [
         Job(
             index=index,
-            prompt=" ".join(draw.choices(WORDS, k=input_len)),
+            prompt=_prompt(draw, input_len, num_token_ids),
             output_len=output_len,
             leave_after=draw.randint(0, output_len // 2) if index in leaving else None,
         )
         for index, (input_len, output_len) in enumerate(lengths)
     ]
+
+
+def _prompt(draw: random.Random, length: int, num_token_ids: int | None) -> str | list[int]:
+    if num_token_ids is None:
+        return " ".join(draw.choices(WORDS, k=length))
+    return draw.choices(range(num_token_ids), k=length)
 
 
 def _column(names: Sequence[str], wanted: tuple[str, ...], path: Path) -> str:

@@ -9,7 +9,7 @@ from qoq.server.bench import compare, latency, sweep, throughput
 
 KINDS = {
     "compare": (compare, "this machine's engine process beside Hugging Face generate"),
-    "throughput": (throughput, "tokens per second with as many requests as fit"),
+    "throughput": (throughput, "tokens per second with the batch that decodes fastest"),
     "latency": (latency, "how soon the first token comes, and each after the one before"),
     "sweep": (sweep, "decoded tokens per second by batch and context"),
 }

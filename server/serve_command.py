@@ -8,7 +8,11 @@ import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+from qoq.engine.config import EngineConfig
 from qoq.server.config import ServerConfig
 from qoq.server.config import add_arguments as add_setting_arguments
 
@@ -47,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        config = _resolve(args)
-        serve = _serve if config.api_workers == 1 else _serve_by_several
-        return asyncio.run(serve(config))
+        with _resolved(args) as config:
+            serve = _serve if config.api_workers == 1 else _serve_by_several
+            return asyncio.run(serve(config))
     except (ValueError, OSError) as error:
         print(f"qoq serve: {error}", file=sys.stderr)
         return 1
@@ -57,24 +61,36 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
 
-def _resolve(args: argparse.Namespace) -> ServerConfig:
+@contextmanager
+def _resolved(args: argparse.Namespace) -> Iterator[ServerConfig]:
     """Settings with the checkpoint folder in the place of the model as it was named."""
-    # Here, because it imports torch: the server's own modules do not.
+    config = ServerConfig.load(args, os.environ)
+    with _model_folder(args, config.engine) as folder:
+        yield dataclasses.replace(
+            config,
+            engine=dataclasses.replace(config.engine, model=folder),
+            served_model_names=config.served_model_names or (args.model,),
+        )
+
+
+@contextmanager
+def _model_folder(args: argparse.Namespace, engine: EngineConfig) -> Iterator[Path]:
+    # Here, because they import torch: the server's own modules do not.
+    if engine.load_format != "auto":
+        from qoq.server.dummy_model import dummy_model
+
+        with dummy_model(Path(args.model), engine.max_model_len) as folder:
+            yield folder
+        return
     from qoq.quantize.resolve import default_cache_dir, resolve_model
 
-    config = ServerConfig.load(args, os.environ)
-    folder = resolve_model(
+    yield resolve_model(
         args.model,
-        precision=config.engine.precision,
+        precision=engine.precision,
         recipe=args.recipe,
         group_size=args.group_size,
         cache_dir=default_cache_dir(),
         progress=True,
-    )
-    return dataclasses.replace(
-        config,
-        engine=dataclasses.replace(config.engine, model=folder),
-        served_model_names=config.served_model_names or (args.model,),
     )
 
 

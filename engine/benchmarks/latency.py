@@ -63,7 +63,8 @@ def measure_latency(config: EngineConfig, loads: list[OfflineLoad], repeats: int
     largest = max(loads, key=lambda load: load.batch or 1)
     engine = BenchEngine(config_for(config, largest, model_size(config)))
     try:
-        rows = [_measure(engine, load, choose_batch(engine, load), repeats) for load in loads]
+        batches = [choose_batch(engine, load) for load in loads]
+        rows = [_measure(engine, *each, repeats) for each in zip(loads, batches, strict=True)]
     finally:
         engine.close()
     info = engine.info

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from qoq.engine.benchmarks.bench_engine import HELD_TOKENS, BenchEngine
+from qoq.engine.benchmarks.best_batch import best_batch
 from qoq.engine.benchmarks.model_size import ModelSize
 from qoq.engine.config import EngineConfig
 
 
 @dataclass(frozen=True, slots=True)
 class OfflineLoad:
-    """Random prompts and greedy output of so many tokens; ``batch`` None is as many as fit."""
+    """Random prompts and greedy output of so many tokens; ``batch`` None: what fits best."""
 
     input_len: int
     output_len: int
@@ -69,4 +70,6 @@ def choose_batch(engine: BenchEngine, load: OfflineLoad) -> int:
             f"{engine.blocks_for(load.num_tokens)}, so at most {largest} fit; lower --batch, "
             "--input-len or --output-len"
         )
-    return load.batch or largest
+    # Where requests are held that long, they take no more blocks than the load.
+    context = min(load.mean_context, load.num_tokens - HELD_TOKENS)
+    return load.batch or (best_batch(engine, largest, context) if context > 0 else largest)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import torch
 
 from qoq.engine.benchmarks.bench_engine import HELD_TOKENS, BenchEngine
+from qoq.engine.benchmarks.held_rate import held_rate
 from qoq.engine.benchmarks.offline_load import is_on_gpu
 from qoq.engine.config import EngineConfig
-from qoq.engine.open_checkpoint import open_checkpoint
+from qoq.engine.dummy_checkpoint import read_shape, shape_folder
 
-WARM_UP_STEPS, MEASURED_STEPS = 8, 24
-assert WARM_UP_STEPS + MEASURED_STEPS < HELD_TOKENS
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +62,7 @@ def _with_positions(config: EngineConfig, num_tokens: int) -> Iterator[EngineCon
     if config.load_format == "auto":
         yield config
         return
-    shape = open_checkpoint(config, torch.device("cpu")).config
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / config.model.name
-        model.mkdir()
-        longer = dict(shape) | {"max_position_embeddings": num_tokens}
-        (model / "config.json").write_text(json.dumps(longer))
+    with shape_folder(config.model.name, read_shape(config.model), num_tokens) as model:
         yield replace(config, model=model)
 
 
@@ -79,9 +70,6 @@ def _rate(engine: BenchEngine, batch: int, context: int) -> float | None:
     num_tokens = context + HELD_TOKENS
     if num_tokens > engine.info.max_model_len or batch > engine.largest_batch(num_tokens):
         return None
-    num_running = engine.hold(batch, context)
-    assert num_running == batch, f"{num_running} of {batch} requests run"
-    engine.run_steps(WARM_UP_STEPS)
-    elapsed_s = engine.run_steps(MEASURED_STEPS)
-    engine.release()
-    return batch * MEASURED_STEPS / elapsed_s
+    rate = held_rate(engine, batch, context)
+    logger.info("batch %d at %d tokens: %.0f tokens/s", batch, context, rate)
+    return rate

@@ -1,4 +1,4 @@
-"""Offline throughput, the paper's protocol: as many requests as fit, all submitted at once."""
+"""Offline throughput, the paper's protocol: all requests at once, as many as decode fastest."""
 
 from __future__ import annotations
 

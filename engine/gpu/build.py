@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,7 +21,7 @@ from qoq.engine.gpu.runner import ROW_MULTIPLE, GpuModelRunner
 from qoq.engine.gpu.sampling import GpuSampler
 from qoq.engine.gpu.swap import BlockSwapper, staging_blocks
 from qoq.engine.grammar import Grammars
-from qoq.engine.memory import MemoryPlan, available_memory
+from qoq.engine.memory import MemoryPlan, available_memory, wanted_model_len
 from qoq.engine.models.config import ModelConfig, parse_model_config
 from qoq.engine.models.loader import kv_format
 from qoq.engine.open_checkpoint import open_checkpoint
@@ -50,14 +51,13 @@ def build_gpu_runner(config: EngineConfig) -> tuple[GpuModelRunner, EngineInfo]:
     precision = checkpoint.precision_for(config.precision)
     _check_precision(precision)
     fmt = kv_format(model, precision)
-    limit = model.max_position_embeddings
-    limit = min(config.max_model_len or limit, limit)
+    max_model_len = wanted_model_len(config, model.max_position_embeddings)
     started_s = time.monotonic()
     loader = GpuLoader(
         checkpoint, model, precision, device, _model_dtype(checkpoint), W4A8Gemm(device)
     )
     with explain_out_of_memory("the weights", "use a smaller model"):
-        decoder = loader.load(limit)
+        decoder = loader.load(max_model_len)
     loaded_s = time.monotonic()
     grammars = Grammars(
         checkpoint.folder / "tokenizer.json", model.vocab_size, eos_token_ids(checkpoint, model)
@@ -120,14 +120,8 @@ def _plan_memory(
     fmt: KvFormat,
     grammars: Grammars,
 ) -> MemoryPlan:
-    """From what the largest steps take with a cache of one block, which is then thrown away."""
     device = decoder.embedding.device
-    runner = _make_runner(config, decoder, model, fmt, MemoryPlan(1, 1), grammars, False)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    runner.run_largest_steps(config.step_tokens(is_gpu=True), config.max_num_seqs)
-    step_bytes = torch.cuda.max_memory_allocated(device) - before
-    del runner
+    step_bytes, buffer_bytes = _probe(config, decoder, model, fmt, grammars)
     torch.cuda.empty_cache()
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     bytes_per_block = fmt.block_bytes * model.num_layers
@@ -139,12 +133,43 @@ def _plan_memory(
         config,
         total_bytes=total_bytes,
         free_bytes=free_bytes,
-        step_bytes=2 * step_bytes + swap_bytes,  # graphs keep their own
+        step_bytes=step_bytes,
+        buffer_bytes=buffer_bytes + swap_bytes,
         bytes_per_block=bytes_per_block,
         block_size=fmt.block_size,
         model_limit=model.max_position_embeddings,
     )
     return replace(plan, num_host_blocks=num_host_blocks)
+
+
+def _probe(
+    config: EngineConfig,
+    decoder: GpuDecoder,
+    model: ModelConfig,
+    fmt: KvFormat,
+    grammars: Grammars,
+) -> tuple[int, int]:
+    """What the largest step takes, and a runner's buffers and graphs, with a cache of one block.
+
+    Prompts of one token need all of prefill attention's scratch, as long contexts do. Graphs share
+    the memory of the largest decode step, and fragment it.
+    """
+    device = decoder.embedding.device
+    before = torch.cuda.memory_allocated(device)
+    runner = _make_runner(config, decoder, model, fmt, MemoryPlan(1, 1), grammars, False)
+    runner_bytes = torch.cuda.memory_allocated(device) - before
+    step_tokens = config.step_tokens(is_gpu=True)
+    step_bytes = _peak_bytes(device, lambda: runner.run_largest_prefill(step_tokens))
+    decode_bytes = _peak_bytes(device, runner.run_largest_decode)
+    return step_bytes, runner_bytes + 2 * decode_bytes
+
+
+def _peak_bytes(device: torch.device, run: Callable[[], None]) -> int:
+    """Allocated by ``run`` at a time."""
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _check_capability(device: torch.device) -> None:

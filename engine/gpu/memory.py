@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from qoq.engine.config import EngineConfig
-from qoq.engine.memory import MemoryPlan, OutOfMemoryError, gib
+from qoq.engine.memory import MemoryPlan, OutOfMemoryError, gib, wanted_model_len
 
 logger = logging.getLogger(__name__)
 
@@ -23,29 +23,28 @@ def plan_gpu_memory(
     total_bytes: int,
     free_bytes: int,
     step_bytes: int,
+    buffer_bytes: int,
     bytes_per_block: int,
     block_size: int,
     model_limit: int,
 ) -> MemoryPlan:
-    """``free_bytes`` are free with the weights loaded; a step takes ``step_bytes`` at most.
+    """``free_bytes`` are free with the weights loaded; a step takes ``step_bytes`` at most, and
+    ``buffer_bytes`` are taken for good beside the cache.
 
     Raises:
         OutOfMemoryError: the cache would not hold one request; the message has the arithmetic.
         ValueError: ``max_model_len`` exceeds the model's own limit.
     """
     reserved = int(total_bytes * RESERVED_SHARE)
-    left = free_bytes - step_bytes - reserved
+    left = free_bytes - step_bytes - buffer_bytes - reserved
     cache_bytes = left if config.kv_cache_bytes is None else config.kv_cache_bytes
     arithmetic = (
         f"{gib(total_bytes)} of the GPU - {gib(total_bytes - free_bytes)} weights and others' - "
         f"{gib(step_bytes)} a step of {config.step_tokens(is_gpu=True)} tokens - "
-        f"{gib(reserved)} reserve = {gib(left)} for the KV cache"
+        f"{gib(buffer_bytes)} buffers and graphs - {gib(reserved)} reserve = "
+        f"{gib(left)} for the KV cache"
     )
-    wanted = config.max_model_len or model_limit
-    if wanted > model_limit:
-        raise ValueError(
-            f"--max-model-len {wanted} exceeds the model's own limit of {model_limit} tokens"
-        )
+    wanted = wanted_model_len(config, model_limit)
     if cache_bytes > left:
         raise OutOfMemoryError(
             f"--kv-cache-bytes {gib(cache_bytes)} does not fit: {arithmetic}; lower it or leave it "

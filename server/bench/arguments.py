@@ -6,6 +6,8 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
 
 def add_lengths(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -32,6 +34,8 @@ def new_file(text: str) -> Path:
 
 
 def plot_file(text: str) -> Path:
+    if Path(text).suffix not in PLOT_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected one of {', '.join(PLOT_SUFFIXES)}")
     if find_spec("matplotlib") is None:
         raise argparse.ArgumentTypeError("plots need matplotlib: pip install 'qoq[loadtest]'")
     return new_file(text)

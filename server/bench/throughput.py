@@ -1,4 +1,4 @@
-"""``qoq bench throughput``: tokens per second with as many requests as fit, as a table."""
+"""``qoq bench throughput``: tokens per second with the batch that decodes fastest, as a table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=positive_or_auto,
         metavar="N|auto",
-        help="requests, or auto: as many as the KV cache holds [auto]",
+        help="requests, or auto: as many as the KV cache holds, or fewer that fill the GEMMs' "
+        "tiles, whichever decodes faster [auto]",
     )
     parser.add_argument(
         "--max-num-seqs",

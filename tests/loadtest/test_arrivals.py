@@ -5,7 +5,7 @@ from statistics import mean
 
 import pytest
 
-from qoq.loadtest.arrivals import all_at_once, closed_loop, from_trace, poisson
+from qoq.loadtest.arrivals import all_at_once, closed_loop, from_trace, poisson, steady
 from qoq.loadtest.workload import TraceRow
 
 
@@ -34,3 +34,7 @@ def test_a_trace_keeps_its_times() -> None:
 
 def test_a_trace_without_times_is_sent_at_once() -> None:
     assert from_trace([TraceRow(1, 1, None)] * 3) == all_at_once(3)
+
+
+def test_steady_arrivals_begin_after_the_first_interval() -> None:
+    assert steady(3, 0.5).offsets_s == [0.5, 1.0, 1.5]

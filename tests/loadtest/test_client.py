@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 
-from qoq.loadtest.client import Target, connect, first_model, send
+from qoq.loadtest.client import Target, first_model, send
 from qoq.loadtest.record import Outcome, Record
 from qoq.loadtest.workload import Job
 
 
 async def ask(server: Any, leave_after: int | None = None, **target: Any) -> Record:
     job = Job(index=4, prompt="time year people", output_len=3, leave_after=leave_after)
-    async with connect() as http:
-        return await send(http, Target(base_url=server.url, model="m", **target), job)
+    return (await send(Target(base_url=server.url, model="m", **target), job)).read()
 
 
 async def test_notes_when_each_token_came(server: Any, stream: Any) -> None:
@@ -89,10 +88,13 @@ async def test_a_status_is_a_failure_with_its_body(server: Any) -> None:
     server.status, server.script = "503 Service Unavailable", [(0.0, b'{"error": "too busy"}')]
     record = await ask(server, leave_after=0)
     assert record.outcome is Outcome.FAILED
-    assert record.error == 'BadAnswer: status 503: {"error": "too busy"}'
+    assert record.error == 'status 503: {"error": "too busy"}'
 
 
-async def test_streams_that_end_badly_are_failures(server: Any, stream: Any) -> None:
+@pytest.mark.parametrize("leave_after", [None, 5])
+async def test_streams_that_end_badly_are_failures(
+    server: Any, stream: Any, leave_after: int | None
+) -> None:
     endings = {
         b"": "broke off before [DONE]",
         b"data: [DONE]\n\n": "without a finish reason",
@@ -102,7 +104,7 @@ async def test_streams_that_end_badly_are_failures(server: Any, stream: Any) -> 
     }
     for ending, reason in endings.items():
         server.script = [(0.0, stream.text("a")), (0.0, ending)]
-        record = await ask(server)
+        record = await ask(server, leave_after)
         assert record.outcome is Outcome.FAILED
         assert reason in str(record.error)
         assert len(record.events) == 1
@@ -116,13 +118,11 @@ async def test_a_silent_server_is_left_at_the_timeout(server: Any, stream: Any) 
 
 
 async def test_no_server_is_a_failure() -> None:
-    async with connect() as http:
-        target = Target(base_url="http://127.0.0.1:1", model="m")
-        record = await send(http, target, Job(index=0, prompt="a", output_len=1))
+    target = Target(base_url="http://127.0.0.1:1", model="m")
+    record = (await send(target, Job(index=0, prompt="a", output_len=1))).read()
     assert record.outcome is Outcome.FAILED
-    assert "ConnectError" in str(record.error)
+    assert "ConnectionRefusedError" in str(record.error)
 
 
 async def test_the_first_model_listed(server: Any) -> None:
-    async with connect() as http:
-        assert await first_model(http, server.url + "/", timeout_s=5) == "fake-model"
+    assert await first_model(Target(base_url=server.url + "/", timeout_s=5)) == "fake-model"

@@ -100,3 +100,19 @@ def test_percentiles_follow_the_weights() -> None:
 def test_nothing_sent_is_all_zero() -> None:
     metrics = measure([], ANY)
     assert metrics.throughput == metrics.duration_s == metrics.ttft_s.count == 0
+
+
+def stream(*times_s: float) -> Record:
+    events = [TokenEvent(time_s, 1) for time_s in times_s]
+    return Record(index=0, outcome=Outcome.FINISHED, events=events, output_tokens=len(events))
+
+
+def test_decode_counts_from_the_last_first_token() -> None:
+    """As an offline rate does: after 3 s come tokens at 4, 5 and 6 s."""
+    assert measure([stream(1, 2, 3, 4), stream(3, 5, 6)], ANY).decode == 1.0
+
+
+def test_there_is_no_decode_rate_unless_all_were_answered_together() -> None:
+    assert measure([stream(1, 2, 3), stream(3, 5, 6)], ANY).decode is None
+    assert measure([stream(1, 2), stream(1)], ANY).decode is None
+    assert measure([], ANY).decode is None

@@ -93,3 +93,8 @@ def test_a_trace_of_lengths_only_has_no_times(tmp_path: Path) -> None:
 def test_what_is_no_trace_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         read_trace(write(tmp_path, text), max_rows=10)
+
+
+def test_a_prompt_of_token_ids_has_exactly_as_many() -> None:
+    (job,) = make_jobs([(500, 5)], leave_share=0.0, seed=1, num_token_ids=7)
+    assert len(job.prompt) == 500 and set(job.prompt) == set(range(7))

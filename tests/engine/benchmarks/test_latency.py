@@ -42,3 +42,13 @@ def test_no_prompt_comes_from_the_prefix_cache(shape: Path, monkeypatch: pytest.
     monkeypatch.setattr("qoq.engine.benchmarks.latency.random_prompts", prompts)
     measure_latency(on_cpu(shape), [OfflineLoad(8, 2, batch) for batch in (1, 2, 3)], repeats=2)
     assert len(seeds) == len(set(seeds)) == 9
+
+
+def test_nothing_is_measured_where_one_of_the_loads_does_not_fit(
+    shape: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("qoq.engine.benchmarks.latency._measure", lambda *args: pytest.fail("ran"))
+    with pytest.raises(ValueError, match="--batch 3 does not fit: .* at most 2 fit"):
+        measure_latency(
+            on_cpu(shape, num_blocks=4), [OfflineLoad(70, 4, batch) for batch in (1, 3)], repeats=1
+        )

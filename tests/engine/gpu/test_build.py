@@ -77,6 +77,20 @@ def test_a_head_that_is_not_int8_is_refused_with_the_setting(
         build_engine(EngineConfig(model=tiny_quantized))
 
 
+def test_a_context_beyond_the_model_s_limit_is_refused_before_weights_are_loaded(
+    fake_gpu: pytest.MonkeyPatch, tiny_quantized: Path
+):
+    def load(*args: object) -> None:
+        pytest.fail("loaded")
+
+    fake_gpu.setattr("qoq.engine.gpu.build.GpuLoader.load", load)
+    with pytest.raises(ValueError) as error:
+        build_engine(EngineConfig(model=tiny_quantized, max_model_len=10**6))
+    assert str(error.value) == (
+        "--max-model-len 1000000 exceeds the model's own limit of 512 tokens"
+    )
+
+
 def runs_out(*args: object, **kwargs: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2.00 GiB.")
 

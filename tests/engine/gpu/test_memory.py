@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qoq.engine.config import EngineConfig
+from qoq.engine.dummy_checkpoint import read_shape, shape_folder
 from qoq.engine.gpu.memory import RESERVED_SHARE, explain_out_of_memory, plan_gpu_memory
 from qoq.engine.memory import MemoryPlan, OutOfMemoryError
 
@@ -15,7 +16,8 @@ GIB = 2**30
 FACTS = {
     "total_bytes": 80 * GIB,
     "free_bytes": 75 * GIB,
-    "step_bytes": GIB,
+    "step_bytes": GIB // 2,
+    "buffer_bytes": GIB // 2,
     "bytes_per_block": 2**21,
     "block_size": 64,
     "model_limit": 8192,
@@ -41,8 +43,8 @@ def test_more_than_is_left_is_refused_with_the_arithmetic():
         plan(kv_cache_bytes=LEFT + 1)
     assert str(error.value) == (
         "--kv-cache-bytes 70.80 GiB does not fit: 80.00 GiB of the GPU - 5.00 GiB weights and "
-        "others' - 1.00 GiB a step of 2048 tokens - 3.20 GiB reserve = 70.80 GiB for the KV cache; "
-        "lower it or leave it out"
+        "others' - 0.50 GiB a step of 2048 tokens - 0.50 GiB buffers and graphs - 3.20 GiB reserve "
+        "= 70.80 GiB for the KV cache; lower it or leave it out"
     )
 
 
@@ -93,3 +95,22 @@ def test_torch_s_own_error_becomes_a_sentence(monkeypatch: pytest.MonkeyPatch):
         "not enough memory for the weights: of 80.00 GiB of the GPU, the engine holds 78.00 GiB "
         "already and 1.00 GiB is free; use a smaller model"
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("returns_memory")
+@pytest.mark.parametrize("max_num_seqs", [256, 1024])
+def test_the_arithmetic_leaves_most_of_the_reserve(max_num_seqs: int):
+    """With graphs captured and a largest step run, beside a cache of all that was left."""
+    from qoq.engine.gpu.build import build_gpu_runner
+
+    shape = read_shape(Path("llama-3-8b")) | {"num_hidden_layers": 4}
+    with shape_folder("llama", shape, 32768) as model:
+        config = EngineConfig(model=model, load_format="dummy", max_num_seqs=max_num_seqs)
+        runner, _ = build_gpu_runner(config)
+        runner.run_largest_prefill(config.step_tokens(is_gpu=True))
+        torch.cuda.synchronize()
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+    runner.close()
+    assert free_bytes > total_bytes * RESERVED_SHARE / 2

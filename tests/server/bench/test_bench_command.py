@@ -79,9 +79,10 @@ def test_a_sentence_for_weights_that_have_scales_of_their_own(
         (["throughput", "m", "--json", "no/such/file"], "there is no folder no/such"),
         (["latency", "m", "--batch", "0"], "'0': expected a whole number of at least 1"),
         (["sweep", "m", "--contexts", "-1"], "expected"),
+        (["sweep", "m", "--plot", "out.txt"], "'out.txt': expected one of .png, .svg, .pdf"),
         (["throughput"], "required: MODEL"),
     ],
-    ids=["batch", "json", "zero", "contexts", "no model"],
+    ids=["batch", "json", "zero", "contexts", "plot", "no model"],
 )
 def test_a_wrong_flag_is_refused_before_the_run(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
