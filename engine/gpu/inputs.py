@@ -6,17 +6,17 @@ last only the device knows: ids are taken from there where the host has none yet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from qoq.engine.gpu.step import GpuStep
+from qoq.engine.gpu.step import GpuStep, PrefillPart
 from qoq.engine.models.config import ModelConfig
 from qoq.kernels.gpu.decode_plan import DecodePlan
 from qoq.kernels.gpu.locate_tokens import locate_tokens
-from qoq.kernels.gpu.prefill_plan import PrefillPlan, plan_prefill
+from qoq.kernels.gpu.prefill_plan import plan_prefill
 from qoq.kernels.kv_cache import KvFormat
 
 FROM_DEVICE = -1  # in the place of a token id
@@ -25,6 +25,8 @@ NOWHERE = -1  # a block that nothing is written to
 # requests, many programs.
 SPARE_ITEMS = 1024
 TOKENS_PER_ITEM = 2048
+# That prompts attend to at a time: keys and values of one head of 128 in fp16 take 512 MiB.
+MAX_CONTEXTS = 1 << 20
 
 
 @dataclass(slots=True)
@@ -56,6 +58,17 @@ class Prefills:
         self.slots.append(slot)
         self.query_lens.append(num_queries)
         self.context_lens.append(context_len)
+
+    def parts(self) -> Iterator[Prefills]:
+        """In order, each with contexts of ``MAX_CONTEXTS`` tokens in all, or one request."""
+        part = Prefills()
+        for item in zip(self.slots, self.query_lens, self.context_lens, strict=True):
+            if part.slots and sum(part.context_lens) + item[2] > MAX_CONTEXTS:
+                yield part
+                part = Prefills()
+            part.add(*item)
+        if part.slots:
+            yield part
 
 
 class StepInputs:
@@ -138,7 +151,6 @@ class StepInputs:
             self._fmt.block_size,
             num_decode_rows,
         )
-        prefilling = [] if prefills is None else prefills.slots
         return GpuStep(
             token_ids=token_ids,
             request_slots=slots,
@@ -148,11 +160,10 @@ class StepInputs:
             num_decode_rows=num_decode_rows,
             decode_tables=located.tables,
             decode_plans=self._plans,
-            prefill_tables=self._tables[self.send(prefilling)] if prefilling else self._tables[:0],
-            prefill_plans={} if prefills is None else self._prefill_plans(prefills),
+            prefills=[] if prefills is None else [self._part(part) for part in prefills.parts()],
         )
 
-    def _prefill_plans(self, prefills: Prefills) -> dict[int | None, PrefillPlan]:
+    def _part(self, prefills: Prefills) -> PrefillPart:
         plans = {
             window: plan_prefill(
                 prefills.query_lens,
@@ -163,10 +174,11 @@ class StepInputs:
             )
             for window in self._plans
         }
-        return {
+        sent = {
             window: replace(plan, table=self._pinned(plan.table)).to(self.last_tokens.device)
             for window, plan in plans.items()
         }
+        return PrefillPart(sent, self._tables[self.send(prefills.slots)])
 
     def send(self, values: Sequence[object]) -> Tensor:
         """Integers as an int64 tensor on the device, without waiting."""

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qoq.engine.gpu.step import GpuStep
+from qoq.engine.gpu.step import GpuStep, PrefillPart
 from qoq.kernels.gpu.decode_attention import decode_partials
 from qoq.kernels.gpu.merge_partials import merge_quantize
 from qoq.kernels.gpu.prefill_attention import prefill_attention
@@ -23,7 +23,10 @@ from qoq.kernels.kv_cache import KvCache, KvFormat
 
 
 class GpuLinear(Protocol):
-    """``[M, K]`` to ``[M, N]``."""
+    """``[M, K]`` to ``[M, N]``, or where it ``is_gated`` to ``silu(gate) * up`` ``[M, N / 2]``."""
+
+    @property
+    def is_gated(self) -> bool: ...
 
     def __call__(self, x: QuantizedRows) -> Tensor: ...
 
@@ -34,6 +37,10 @@ class W4A8Linear:
     weight: W4A8Weight
     bias: Tensor | None
     dtype: torch.dtype
+
+    @property
+    def is_gated(self) -> bool:
+        return self.weight.is_gated
 
     def __call__(self, x: QuantizedRows) -> Tensor:
         return self.gemm(x.activations, self.weight, self.bias, self.dtype, x.sums)
@@ -48,6 +55,10 @@ class W8A8Linear:
     scales: Tensor
     bias: Tensor | None
     dtype: torch.dtype
+
+    @property
+    def is_gated(self) -> bool:
+        return False
 
     def __call__(self, x: QuantizedRows) -> Tensor:
         return self.write(x, None)
@@ -82,7 +93,12 @@ class GpuMlp:
     down_proj: GpuLinear
 
     def __call__(self, x: QuantizedRows) -> Tensor:
-        return self.down_proj(silu_mul_quantize_triton(self.gate_up_proj(x)))
+        y = self.gate_up_proj(x)
+        if not self.gate_up_proj.is_gated:
+            return self.down_proj(silu_mul_quantize_triton(y))
+        rows = QuantizedRows.allocate(y.shape[0], y.shape[1], y.device)
+        quantize_rows(y, rows)
+        return self.down_proj(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +124,11 @@ class GpuAttention:
         count = step.num_decode_rows
         if count:
             self._decode(q[:count], cache, step, out.rows(0, count))
-        if step.prefill_plans:
-            self._prefill(q, cache, step, out)
+        first = count
+        for part in step.prefills:
+            stop = first + part.plans[self.window].num_tokens
+            self._prefill(q[first:stop], cache, part, out.rows(first, stop))
+            first = stop
         return self.o_proj(out if rows is None else out.take(rows))
 
     def _decode(self, q: Tensor, cache: KvCache, step: GpuStep, out: QuantizedRows) -> None:
@@ -117,15 +136,7 @@ class GpuAttention:
         decode_partials(q, cache, step.decode_tables, plan, self.fmt, self.fmt.head_dim**-0.5)
         merge_quantize(plan, q, out)
 
-    def _prefill(self, q: Tensor, cache: KvCache, step: GpuStep, out: QuantizedRows) -> None:
-        plan, first = step.prefill_plans[self.window], step.num_decode_rows
-        stop = first + plan.num_tokens
-        attention = prefill_attention(
-            q[first:stop],
-            cache,
-            step.prefill_tables,
-            plan,
-            self.fmt,
-            self.fmt.head_dim**-0.5,
-        )
-        quantize_rows(attention.flatten(1), out.rows(first, stop))
+    def _prefill(self, q: Tensor, cache: KvCache, part: PrefillPart, out: QuantizedRows) -> None:
+        plan, scale = part.plans[self.window], self.fmt.head_dim**-0.5
+        attention = prefill_attention(q, cache, part.tables, plan, self.fmt, scale)
+        quantize_rows(attention.flatten(1), out)

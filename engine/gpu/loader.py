@@ -29,7 +29,14 @@ from qoq.engine.models.loader import (
 from qoq.kernels.gpu.quantized_rows import QuantizedRows
 from qoq.kernels.gpu.rope_store_kv import HeadNorm
 from qoq.kernels.gpu.w4a8 import W4A8Gemm
-from qoq.kernels.gpu.w4a8_weight import pack_per_channel, pack_per_group
+from qoq.kernels.gpu.w4a8_weight import (
+    can_pair,
+    pack_per_channel,
+    pack_per_group,
+    pair_rows,
+)
+
+GATED = ["gate_proj", "up_proj"]
 
 GpuDecoder = Decoder[QuantizedRows, GpuStep]
 
@@ -68,8 +75,9 @@ class GpuLoader(DecoderLoader[QuantizedRows, GpuStep, GpuLinear]):
     def fused(self, parent: str, outputs: dict[str, int], k: int) -> GpuLinear:
         parts = [self.read_quantized(f"{parent}.{part}", n, k) for part, n in outputs.items()]
         bias = stack_biases(parent, list(outputs), [part.bias for part in parts])
+        is_gated = list(outputs) == GATED and can_pair(sum(outputs.values()))
         try:
-            return self._linear(parts, None if bias is None else self.place(bias))
+            return self._linear(parts, None if bias is None else self.place(bias), is_gated)
         except ValueError as error:
             raise CheckpointError(f"{self.source.folder}: {parent}: {error}") from None
 
@@ -85,7 +93,10 @@ class GpuLoader(DecoderLoader[QuantizedRows, GpuStep, GpuLinear]):
             "--set int8_lm_head=true, or use --device cpu"
         )
 
-    def _linear(self, parts: list[QuantizedTensors], bias: Tensor | None) -> GpuLinear:
+    def _linear(
+        self, parts: list[QuantizedTensors], bias: Tensor | None, is_gated: bool
+    ) -> GpuLinear:
+        """INT8 weights stay as they are, and none of them is gated."""
         codes = self._join([part.codes for part in parts])
         scales = self._join([part.scales for part in parts])
         if codes.dtype == torch.int8:
@@ -93,10 +104,12 @@ class GpuLoader(DecoderLoader[QuantizedRows, GpuStep, GpuLinear]):
         groups = [part.groups for part in parts if part.groups is not None]
         if groups:
             group_scales, group_offsets = (self._join(t) for t in zip(*groups, strict=True))
-            weight = pack_per_group(codes, scales, group_scales, group_offsets)
+            weight = pack_per_group(codes, scales, group_scales, group_offsets, is_gated)
         else:
             zeros = self._join([part.zeros for part in parts if part.zeros is not None])
-            weight = pack_per_channel(codes, scales, zeros)
+            weight = pack_per_channel(codes, scales, zeros, is_gated)
+        if bias is not None and is_gated:
+            bias = pair_rows(bias)
         return W4A8Linear(self.gemm, weight, bias, self.dtype)
 
     def _join(self, tensors: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +15,21 @@ from qoq.kernels.kv_cache import SlotMapping
 
 
 @dataclass(frozen=True, slots=True)
+class PrefillPart:
+    """Prompts that attend together: plans by sliding window, tables int32 ``[R, max_blocks]``."""
+
+    plans: Mapping[int | None, PrefillPlan]
+    tables: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class GpuStep:
     """``M`` tokens: first ``num_decode_rows`` output tokens, then the prompt tokens.
 
     ``token_ids`` int64 ``[M]``; a negative one is what ``last_tokens`` int64 ``[S + 1]`` has for
     the token's ``request_slots`` int64 ``[M]``. ``rope`` fp32 ``[M, 3, D / 2]``. Block tables of
-    decode rows int32 ``[num_decode_rows, max_blocks]``, of prompts ``[R, max_blocks]``. Plans are
-    by sliding window. Tokens past those of the prompts are padding: nobody's.
+    decode rows int32 ``[num_decode_rows, max_blocks]``; their plans are by sliding window. Tokens
+    past those of the prompts are padding: nobody's.
     """
 
     token_ids: Tensor
@@ -32,8 +40,7 @@ class GpuStep:
     num_decode_rows: int
     decode_tables: Tensor
     decode_plans: Mapping[int | None, DecodePlan]
-    prefill_tables: Tensor
-    prefill_plans: Mapping[int | None, PrefillPlan]
+    prefills: Sequence[PrefillPart]
 
     def embed(self, table: Tensor, dtype: torch.dtype) -> Tensor:
         return embed_triton(table, self.token_ids, self.request_slots, self.last_tokens, dtype)

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from qoq.kernels.gpu.silu_mul import silu_mul
+
 
 @triton.jit
 def place_tile(tile, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
@@ -49,7 +51,7 @@ def sum_splits(
 def store_scaled(
     acc,
     row,
-    column,
+    tile_n,
     x_scale_ptr,
     w_scale_ptr,
     bias_ptr,
@@ -57,8 +59,12 @@ def store_scaled(
     M,
     N,
     HAS_BIAS: tl.constexpr,
+    IS_GATED: tl.constexpr = False,
 ):
-    """``float(acc) * (s_x * s_w) + bias`` to ``y`` [M, N], of ``acc`` int32 [columns, rows]."""
+    """``float(acc) * (s_x * s_w) + bias`` to ``y`` [M, N], of ``acc`` int32 [columns, rows]; or,
+    where columns are ``pair_rows``', ``silu(gate) * up`` of that to ``y`` [M, N / 2].
+    """
+    column = tile_n * acc.shape[0] + tl.arange(0, acc.shape[0])
     in_n = column < N
     in_m = row < M
     w_scale = tl.load(w_scale_ptr + column, mask=in_n, other=0.0)
@@ -66,5 +72,21 @@ def store_scaled(
     y = acc.to(tl.float32) * (x_scale[None, :] * w_scale[:, None])
     if HAS_BIAS:
         y += tl.load(bias_ptr + column, mask=in_n, other=0.0).to(tl.float32)[:, None]
+    y = y.to(y_ptr.dtype.element_ty)
+    if IS_GATED:
+        y = _gated(y)
+        N //= 2
+        column = tile_n * y.shape[0] + tl.arange(0, y.shape[0])
+        in_n = column < N
     y_ptrs = y_ptr + row[None, :].to(tl.int64) * N + column[:, None]
-    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=in_n[:, None] & in_m[None, :])
+    tl.store(y_ptrs, y, mask=in_n[:, None] & in_m[None, :])
+
+
+@triton.jit
+def _gated(y):
+    """[columns, rows] to half the columns: eight of gate's and eight of up's take turns."""
+    ROWS: tl.constexpr = y.shape[1]
+    pairs = tl.permute(tl.reshape(y, [y.shape[0] // 16, 2, 8, ROWS]), [0, 2, 3, 1])
+    gate, up = tl.split(pairs)
+    values = silu_mul(gate.to(tl.float32), up.to(tl.float32)).to(y.dtype)
+    return tl.reshape(values, [y.shape[0] // 2, ROWS])

@@ -43,8 +43,10 @@ class W4A8Gemm:
     ) -> Tensor:
         """``[M, K]`` codes, rows contiguous, by ``weight``; ``[M, N]`` in ``out_dtype``.
 
-        ``bias`` ``[N]`` is added in fp32. ``x_sums`` int32 ``[M]`` are the sums of the codes, which
-        a weight with zero points needs; they are computed where they are not given.
+        A gated weight gives ``silu(gate) * up`` ``[M, N / 2]``, with the bits that ``silu_mul``
+        makes of both rounded to ``out_dtype``. ``bias`` ``[N]``, in the order of the weight's rows,
+        is added in fp32. ``x_sums`` int32 ``[M]`` are the sums of the codes, which a weight with
+        zero points needs; they are computed where they are not given.
 
         Raises:
             ValueError: a shape, dtype or device does not match; the message names the tensor.

@@ -24,12 +24,15 @@ class TileConfig(NamedTuple):
 
 
 class HopperTile(NamedTuple):
-    """For ``w4a8_gluon``. A tile of the output is ``block_m`` tokens by 128 channels.
+    """For ``w4a8_gluon``. A tile of the output is ``block_m`` tokens by ``channels``, 128 or 64.
 
     A stage holds ``boxes`` times 128 input channels. ``split_k`` 1 computes whole tiles, more cuts
     K into that many parts, ``STREAM_K`` gives each block the same number of stages. With
     ``takes_turns`` the two groups hand the tensor cores to each other, which pays where these are
     the limit.
+
+    Of 128 channels each of the two groups has a half. 64 channels they share: each multiplies
+    every other box, of which there must be an even number.
     """
 
     block_m: int
@@ -38,6 +41,7 @@ class HopperTile(NamedTuple):
     split_k: int = 1
     blocks_per_sm: int = 1
     takes_turns: bool = False
+    channels: int = 128
 
 
 Config = TileConfig | HopperTile

@@ -2,7 +2,8 @@
 
 One block of threads on each multiprocessor stays there and works through its share of the output.
 Two warps fetch by TMA, one the weights and one the activations, into a ring of stages; two warp
-groups multiply, each its own channels. While one of them dequantizes, the other keeps the tensor
+groups multiply, each its own channels or, where tiles are narrow, each every other part of K, and
+then the first adds up what both have. While one of them dequantizes, the other keeps the tensor
 cores busy. Weights are operand A, dequantized in registers (see ``w4a8_triton``); int8 ``wgmma``
 sums in int32. The warp for the weights does not wait for the kernel in front (programmatic
 dependent launch), the one for the activations does.
@@ -32,6 +33,7 @@ from qoq.kernels.quantize import QuantizedActivations
 # Two blocks on a multiprocessor leave 80 registers a thread, of which the warps that fetch lend
 # theirs to those that multiply.
 REGISTERS = {1: (None, 240), 2: (80, 104)}
+STORED = 8192  # outputs of a warp group, in shared memory at a time
 
 
 class _Shares(NamedTuple):
@@ -47,14 +49,14 @@ class _Shares(NamedTuple):
 
     @classmethod
     def of(cls, m: int, weight: W4A8Weight, tile: HopperTile, workspace: Workspace) -> _Shares:
-        tiles_m, tiles_n = cdiv(m, tile.block_m), cdiv(weight.n, 2 * ROWS)
+        tiles_m, tiles_n = cdiv(m, tile.block_m), cdiv(weight.n, tile.channels)
         tiles, steps = tiles_m * tiles_n, cdiv(weight.boxes.shape[1], tile.boxes)
         num_blocks = _num_multiprocessors(weight.boxes.device) * tile.blocks_per_sm
         share = cdiv(steps, tile.split_k or 1)
         if tile.split_k == STREAM_K:
             share = cdiv(tiles * steps, num_blocks)
         num_shares = cdiv(tiles * steps, share)
-        partials = num_shares * 4 * ROWS * tile.block_m
+        partials = num_shares * 2 * tile.channels * tile.block_m
         if tile.split_k == 1 or not workspace.fits(tiles, partials):
             return cls(min(num_blocks, tiles), tiles_m, tiles_n, steps, 0)
         return cls(num_shares, tiles_m, tiles_n, steps, share)
@@ -75,7 +77,7 @@ def can_run(x: QuantizedActivations, weight: W4A8Weight, out_dtype: torch.dtype)
         aligned
         and out_dtype.itemsize == 2
         and codes.stride(0) % 16 == 0
-        and weight.n % 8 == 0
+        and weight.num_outputs % 8 == 0
         and weight.groups_per_step <= 2
         and codes.shape[0] > 0
     )
@@ -96,16 +98,16 @@ def w4a8_gemm_gluon(
         ValueError: a shape, dtype or device does not match; the message names the tensor.
     """
     check_operands(x, weight, bias)
-    m, n = x.codes.shape[0], weight.n
-    y = torch.empty(m, n, dtype=out_dtype, device=x.codes.device)
+    m = x.codes.shape[0]
+    y = torch.empty(m, weight.num_outputs, dtype=out_dtype, device=x.codes.device)
     shares = _Shares.of(m, weight, tile, workspace)
     groups = weight.groups_per_step
     sums = workspace.counters  # where no zero point needs sums, any int32 memory will do
     if weight.zeros is not None:
         sums = (x.sums if x_sums is None else x_sums).view(-1)
-    chunks = 2 if tile.block_m == 256 else 1
+    y_block = stored_block(tile, weight.is_gated)
     max_registers, registers = REGISTERS[tile.blocks_per_sm]
-    half, line, swizzled = _layouts()
+    half, line, swizzled = _layouts(y_block[1])
     _w4a8_kernel[(shares.num_blocks,)](
         TensorDescriptor.from_tensor(x.codes, [tile.block_m, 64], half),
         TensorDescriptor.from_tensor(weight.boxes.view(-1, 64), [ROWS, 64], half),
@@ -116,13 +118,13 @@ def w4a8_gemm_gluon(
         ),
         TensorDescriptor.from_tensor(x.scales.view(-1), [tile.block_m], line),
         TensorDescriptor.from_tensor(sums, [tile.block_m], line),
-        TensorDescriptor.from_tensor(y, [tile.block_m // chunks, ROWS], swizzled),
+        TensorDescriptor.from_tensor(y, y_block, swizzled),
         weight.scales,
         weight.scales if weight.zeros is None else weight.zeros,
         weight.scales if bias is None else bias,
         workspace.partials,
         workspace.counters,
-        n,
+        weight.n,
         weight.boxes.shape[1],
         shares.tiles_m,
         shares.tiles_n,
@@ -132,8 +134,10 @@ def w4a8_gemm_gluon(
         GROUPS=groups,
         STAGES=min(tile.num_stages, shares.steps),
         BOXES=tile.boxes,
-        CHUNKS=chunks,
+        PARTS=tile.channels // ROWS,
+        CHUNKS=tile.block_m // y_block[0],
         HAS_BIAS=bias is not None,
+        IS_GATED=weight.is_gated,
         TAKES_TURNS=tile.takes_turns,
         REGISTERS=registers,
         num_warps=4,
@@ -143,11 +147,19 @@ def w4a8_gemm_gluon(
     return y
 
 
+def stored_block(tile: HopperTile, is_gated: bool) -> list[int]:
+    """Tokens and channels that a warp group stores at a time: 16 KiB, or all it has."""
+    channels = ROWS // 2 if is_gated else ROWS
+    return [min(tile.block_m, STORED // channels), channels]
+
+
 @cache
-def _layouts() -> tuple[gl.NVMMASharedLayout, gl.NVMMASharedLayout, gl.NVMMASharedLayout]:
-    """Of 64-byte rows, of one-dimensional data, and of the output, in shared memory."""
+def _layouts(
+    channels: int,
+) -> tuple[gl.NVMMASharedLayout, gl.NVMMASharedLayout, gl.NVMMASharedLayout]:
+    """In shared memory: of 64-byte rows, of one-dimensional data, and of ``channels`` a token."""
     return (
         gl.NVMMASharedLayout(64, 8, 2),
         gl.NVMMASharedLayout(0, 32, 1),
-        gl.NVMMASharedLayout(128, 16, 2),
+        gl.NVMMASharedLayout(2 * channels, 16, 2),
     )

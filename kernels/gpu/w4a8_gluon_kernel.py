@@ -13,7 +13,15 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-ROWS: gl.constexpr = gl.constexpr(64)  # channels of a box, and of a warp group
+from qoq.kernels.gpu.w4a8_gluon_sums import (
+    ROWS,
+    exchange_layout,
+    gated,
+    give_sums,
+    store_tile,
+    sum_shares,
+    take_sums,
+)
 
 
 @gluon.jit
@@ -83,10 +91,11 @@ def _fetch_weights(
     GROUPS: gl.constexpr,
     STAGES: gl.constexpr,
     BOXES: gl.constexpr,
+    PARTS: gl.constexpr,
 ):
     tiles_m, tiles_n, steps, share = work
     w_ring, group_ring, _x, _scale, _sum = rings
-    full, empty, _turns = barriers
+    full, empty, _turns, _handover = barriers
     first, stop, stride, begin, end = _range_of_tiles(tiles_m * tiles_n, steps, share)
     count = 0
     for tile in range(first, stop, stride):
@@ -97,16 +106,16 @@ def _fetch_weights(
             stage = count % STAGES
             ready = full.index(stage)
             mbarrier.wait(empty.index(stage), ((count // STAGES) & 1) ^ 1)
-            mbarrier.expect(ready, BOXES * 2 * ROWS * (64 + 4 * GROUPS))
+            mbarrier.expect(ready, BOXES * PARTS * ROWS * (64 + 4 * GROUPS))
             for depth in gl.static_range(BOXES):
-                place = stage * BOXES + depth
-                for which in gl.static_range(2):
+                for part in gl.static_range(PARTS):
                     # Past the last box of a row lies the next row's; its activations are zeros.
-                    box = (tile_n * 2 + which) * num_boxes + step * BOXES + depth
-                    w = w_ring.index(place * 2 + which)
+                    box = (tile_n * PARTS + part) * num_boxes + step * BOXES + depth
+                    place = (stage * BOXES + depth) * PARTS + part
+                    w = w_ring.index(place)
                     tma.async_copy_global_to_shared(w_desc, [box * ROWS, 0], ready, w)
                     for group in gl.static_range(GROUPS):
-                        words = group_ring.index((place * 2 + which) * GROUPS + group)
+                        words = group_ring.index(place * GROUPS + group)
                         start = (box * GROUPS + group) * ROWS
                         tma.async_copy_global_to_shared(group_desc, [start], ready, words)
             count += 1
@@ -128,7 +137,7 @@ def _fetch_activations(
     gdc_wait()
     tiles_m, tiles_n, steps, share = work
     _w, _group, x_ring, scale_ring, sum_ring = rings
-    full, empty, _turns = barriers
+    full, empty, _turns, _handover = barriers
     first, stop, stride, begin, end = _range_of_tiles(tiles_m * tiles_n, steps, share)
     ROW_BYTES: gl.constexpr = 8 if GROUPS == 0 else 4
     count = 0
@@ -166,17 +175,24 @@ def _multiply(
     WHICH: gl.constexpr,
     out,
     rings,
-    y_buffer,
+    buffers,
     barriers,
     work,
     BLOCK_M: gl.constexpr,
     GROUPS: gl.constexpr,
     STAGES: gl.constexpr,
     BOXES: gl.constexpr,
+    PARTS: gl.constexpr,
     CHUNKS: gl.constexpr,
     HAS_BIAS: gl.constexpr,
+    IS_GATED: gl.constexpr,
     TAKES_TURNS: gl.constexpr,
 ):
+    """Group ``WHICH`` of two. With two parts a tile it multiplies the part of its number, with one
+    every other box, and the first group adds up what both have.
+    """
+    PART: gl.constexpr = WHICH if PARTS == 2 else 0
+    FIRST: gl.constexpr = WHICH if PARTS == 1 else 0
     MMA: gl.constexpr = gl.NVMMADistributedLayout(
         [3, 0], [4, 1], [16, BLOCK_M if BLOCK_M < 128 else 128, 32]
     )
@@ -185,7 +201,8 @@ def _multiply(
     tokens: gl.constexpr = gl.SliceLayout(0, MMA)
     tiles_m, tiles_n, steps, share = work
     w_ring, group_ring, x_ring, scale_ring, sum_ring = rings
-    full, empty, turns = barriers
+    y_buffer, exchange = buffers
+    full, empty, turns, handover = barriers
     y_desc, w_scale_ptr, zero_ptr, bias_ptr, partial_ptr, counter_ptr, N = out
     first, stop, stride, begin, end = _range_of_tiles(tiles_m * tiles_n, steps, share)
     count = 0
@@ -194,20 +211,20 @@ def _multiply(
         tile_m, tile_n = _place(tile, tiles_m, tiles_n)
         first_step = gl.maximum(begin - tile * steps, 0)
         num_steps = gl.minimum(end - tile * steps, steps) - first_step
-        column = (tile_n * 2 + WHICH) * ROWS + gl.arange(0, ROWS, channels)
+        column = (tile_n * PARTS + PART) * ROWS + gl.arange(0, ROWS, channels)
         w_scale = gl.load(w_scale_ptr + column, mask=column < N, other=0.0)
         acc = gl.zeros([ROWS, BLOCK_M], gl.int32, MMA)
         for _ in range(num_steps):
             stage = count % STAGES
             mbarrier.wait(full.index(stage), (count // STAGES) & 1)
             x = x_ring.index(stage * 2 * BOXES)
-            for depth in gl.static_range(BOXES):
+            for depth in gl.static_range(FIRST, BOXES, 3 - PARTS):
                 place = stage * BOXES + depth
-                w = w_ring.index(place * 2 + WHICH).load(OPERAND)
+                w = w_ring.index(place * PARTS + PART).load(OPERAND)
                 if GROUPS == 0:
                     low = _codes(w, False)
                 else:
-                    words = group_ring.index((place * 2 + WHICH) * GROUPS)
+                    words = group_ring.index((place * PARTS + PART) * GROUPS)
                     group = words.load(gl.SliceLayout(1, OPERAND))
                     low = _dequantize(w, group, False)
                 x = x_ring.index(place * 2)
@@ -217,11 +234,11 @@ def _multiply(
                     high = _codes(w, True)
                 else:
                     if GROUPS == 2:
-                        words = group_ring.index((place * 2 + WHICH) * GROUPS + 1)
+                        words = group_ring.index((place * PARTS + PART) * GROUPS + 1)
                         group = words.load(gl.SliceLayout(1, OPERAND))
                     high = _dequantize(w, group, True)
                 if TAKES_TURNS:
-                    if depth == 0:
+                    if depth == FIRST:
                         mbarrier.wait(turns.index(WHICH), (count & 1) ^ (1 - WHICH))
                     acc = warpgroup_mma(low, x.permute([1, 0]), acc, is_async=True)
                 x = x_ring.index(place * 2 + 1)
@@ -232,63 +249,44 @@ def _multiply(
             mbarrier.arrive(empty.index(stage), count=1)
             count += 1
 
-        is_last = True
-        if num_steps < steps:
-            gdc_wait()  # the kernel in front uses the same workspace
-            SIZE: gl.constexpr = ROWS * BLOCK_M
-            element = gl.expand_dims(gl.arange(0, ROWS, channels), 1) * BLOCK_M + gl.expand_dims(
-                gl.arange(0, BLOCK_M, tokens), 0
-            )
-            slot = gl.program_id(0) * 2 + (tile != first).to(gl.int32)
-            gl.store(partial_ptr + (slot * 2 + WHICH) * SIZE + element, acc)
-            gl.thread_barrier()
-            head = tile * steps // share
-            tail = (tile * steps + steps - 1) // share
-            counter = counter_ptr + tile * 2 + WHICH
-            is_last = gl.atomic_add(counter, 1, sem="acq_rel") == tail - head
-            if is_last:
-                acc = gl.zeros([ROWS, BLOCK_M], gl.int32, MMA)
-                for block in range(head, tail + 1):
-                    slot = block * 2 + (block * share // steps != tile).to(gl.int32)
-                    partial = partial_ptr + (slot * 2 + WHICH) * SIZE + element
-                    acc += gl.load(partial, cache_modifier=".cg")
-                gl.store(counter, 0)
-        if is_last:
-            x_scale = scale_ring.index(turn).slice(0, BLOCK_M, dim=0).load(tokens)
-            if GROUPS == 0:
-                zero = gl.load(zero_ptr + column, mask=column < N, other=0).to(gl.int32)
-                x_sum = sum_ring.index(turn).slice(0, BLOCK_M, dim=0).load(tokens)
-                acc -= gl.expand_dims(zero, 1) * gl.expand_dims(x_sum, 0)
-            y = acc.to(gl.float32) * (gl.expand_dims(x_scale, 0) * gl.expand_dims(w_scale, 1))
-            if HAS_BIAS:
-                bias = gl.load(bias_ptr + column, mask=column < N, other=0.0).to(gl.float32)
-                y += gl.expand_dims(bias, 1)
-            y = y.to(y_desc.dtype)
-            row, buffer = tile_m * BLOCK_M, y_buffer.index(WHICH)
-            if CHUNKS == 1:
-                _store(y_desc, row, (tile_n * 2 + WHICH) * ROWS, buffer, y)
+        if PARTS == 1:
+            if WHICH == 0:
+                acc = take_sums(acc, exchange, handover, turn)
             else:
-                parts = gl.permute(gl.reshape(y, [ROWS, 2, BLOCK_M // 2]), [0, 2, 1])
-                y_first, y_second = gl.split(parts)
-                _store(y_desc, row, (tile_n * 2 + WHICH) * ROWS, buffer, y_first)
-                row += BLOCK_M // 2
-                _store(y_desc, row, (tile_n * 2 + WHICH) * ROWS, buffer, y_second)
+                give_sums(acc, exchange, handover, turn)
+        if PARTS == 2 or WHICH == 0:
+            is_last = True
+            if num_steps < steps:
+                acc, is_last = sum_shares(
+                    acc, partial_ptr, counter_ptr, tile, first, steps, share, PART, PARTS
+                )
+            if is_last:
+                x_scale = scale_ring.index(turn).slice(0, BLOCK_M, dim=0).load(tokens)
+                if GROUPS == 0:
+                    zero = gl.load(zero_ptr + column, mask=column < N, other=0).to(gl.int32)
+                    x_sum = sum_ring.index(turn).slice(0, BLOCK_M, dim=0).load(tokens)
+                    acc -= gl.expand_dims(zero, 1) * gl.expand_dims(x_sum, 0)
+                y = acc.to(gl.float32) * (gl.expand_dims(x_scale, 0) * gl.expand_dims(w_scale, 1))
+                if HAS_BIAS:
+                    bias = gl.load(bias_ptr + column, mask=column < N, other=0.0).to(gl.float32)
+                    y += gl.expand_dims(bias, 1)
+                y = y.to(y_desc.dtype)
+                if IS_GATED:
+                    y = gated(y)
+                store_tile(
+                    y,
+                    y_desc,
+                    tile_m * BLOCK_M,
+                    (tile_n * PARTS + PART) * y.shape[0],
+                    y_buffer.index(PART),
+                    CHUNKS,
+                )
         turn ^= 1
     tma.store_wait(0)
 
 
-@gluon.jit
-def _store(y_desc, row, column, buffer, y):
-    """``y`` [channels, tokens] to its place through ``buffer``, which the last store may hold."""
-    tma.store_wait(0)
-    gl.thread_barrier()
-    buffer.permute([1, 0]).store(y)
-    fence_async_shared()
-    gl.thread_barrier()
-    tma.async_copy_shared_to_global(y_desc, [row, column], buffer)
-
-
-@gluon.jit
+# Sizes are data: one compiled kernel serves all shapes.
+@gluon.jit(do_not_specialize=["N", "num_boxes", "tiles_m", "tiles_n", "steps", "share"])
 def _w4a8_kernel(
     x_desc,
     w_desc,
@@ -311,22 +309,27 @@ def _w4a8_kernel(
     GROUPS: gl.constexpr,
     STAGES: gl.constexpr,
     BOXES: gl.constexpr,
+    PARTS: gl.constexpr,
     CHUNKS: gl.constexpr,
     HAS_BIAS: gl.constexpr,
+    IS_GATED: gl.constexpr,
     TAKES_TURNS: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):
     LINE: gl.constexpr = BLOCK_M if BLOCK_M > 32 else 32  # TMA writes to multiples of 128 bytes
     NUM_GROUPS: gl.constexpr = GROUPS if GROUPS > 0 else 1
     BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
-    w_ring = gl.allocate_shared_memory(gl.uint8, [STAGES * BOXES * 2, ROWS, 64], w_desc.layout)
+    w_ring = gl.allocate_shared_memory(gl.uint8, [STAGES * BOXES * PARTS, ROWS, 64], w_desc.layout)
     x_ring = gl.allocate_shared_memory(gl.int8, [STAGES * BOXES * 2, BLOCK_M, 64], x_desc.layout)
     group_ring = gl.allocate_shared_memory(
-        gl.int32, [STAGES * BOXES * 2 * NUM_GROUPS, ROWS], group_desc.layout
+        gl.int32, [STAGES * BOXES * PARTS * NUM_GROUPS, ROWS], group_desc.layout
     )
     scale_ring = gl.allocate_shared_memory(gl.float32, [2, LINE], scale_desc.layout)
     sum_ring = gl.allocate_shared_memory(gl.int32, [2, LINE], sum_desc.layout)
-    y_buffer = gl.allocate_shared_memory(y_desc.dtype, [2, BLOCK_M // CHUNKS, ROWS], y_desc.layout)
+    WIDTH: gl.constexpr = ROWS // 2 if IS_GATED else ROWS
+    y_buffer = gl.allocate_shared_memory(
+        y_desc.dtype, [PARTS, BLOCK_M // CHUNKS, WIDTH], y_desc.layout
+    )
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
     for stage in gl.static_range(STAGES):
@@ -338,21 +341,28 @@ def _w4a8_kernel(
         turns = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
         mbarrier.init(turns.index(0), count=1)
         mbarrier.init(turns.index(1), count=1)
+    exchange, handover = y_buffer, empty
+    if PARTS == 1:
+        exchange = gl.allocate_shared_memory(gl.int32, [ROWS, BLOCK_M], exchange_layout(BLOCK_M))
+        handover = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
+        mbarrier.init(handover.index(0), count=1)
+        mbarrier.init(handover.index(1), count=1)
     fence_async_shared()
     gdc_launch_dependents()
     rings = (w_ring, group_ring, x_ring, scale_ring, sum_ring)
-    barriers = (full, empty, turns)
+    barriers = (full, empty, turns, handover)
+    buffers = (y_buffer, exchange)
     work = (tiles_m, tiles_n, steps, share)
     out = (y_desc, w_scale_ptr, zero_ptr, bias_ptr, partial_ptr, counter_ptr, N)
     # fmt: off
     gl.warp_specialize(
         [
-            (_multiply, (0, out, rings, y_buffer, barriers, work, BLOCK_M, GROUPS, STAGES,
-                         BOXES, CHUNKS, HAS_BIAS, TAKES_TURNS)),
-            (_multiply, (1, out, rings, y_buffer, barriers, work, BLOCK_M, GROUPS, STAGES,
-                         BOXES, CHUNKS, HAS_BIAS, TAKES_TURNS)),
+            (_multiply, (0, out, rings, buffers, barriers, work, BLOCK_M, GROUPS, STAGES,
+                         BOXES, PARTS, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
+            (_multiply, (1, out, rings, buffers, barriers, work, BLOCK_M, GROUPS, STAGES,
+                         BOXES, PARTS, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
             (_fetch_weights, (w_desc, group_desc, rings, barriers, num_boxes, work, GROUPS,
-                              STAGES, BOXES)),
+                              STAGES, BOXES, PARTS)),
             (_fetch_activations, (x_desc, scale_desc, sum_desc, rings, barriers, work, BLOCK_M,
                                   GROUPS, STAGES, BOXES)),
         ],

@@ -37,8 +37,10 @@ def w4a8_gemm_triton(
 ) -> Tensor:
     """``[M, K]`` codes, rows contiguous, by ``weight``; ``[M, N]`` in ``out_dtype``.
 
-    ``bias`` ``[N]`` is added in fp32. ``x_sums`` int32 ``[M]`` are the sums of the codes, which a
-    weight with zero points needs; they are computed where they are not given.
+    A gated weight gives ``silu(gate) * up`` ``[M, N / 2]``, with the bits that ``silu_mul`` makes
+    of both rounded to ``out_dtype``. ``bias`` ``[N]``, in the order of the weight's rows, is added
+    in fp32. ``x_sums`` int32 ``[M]`` are the sums of the codes, which a weight with zero points
+    needs; they are computed where they are not given.
 
     Raises:
         ValueError: a shape, dtype or device does not match; the message names the tensor.
@@ -47,7 +49,7 @@ def w4a8_gemm_triton(
     if config.block_n not in (ROWS, 2 * ROWS):
         raise ValueError(f"block_n: expected {ROWS} or {2 * ROWS}, got {config.block_n}")
     m, n = x.codes.shape[0], weight.n
-    y = torch.empty(m, n, dtype=out_dtype, device=x.codes.device)
+    y = torch.empty(m, weight.num_outputs, dtype=out_dtype, device=x.codes.device)
     if m == 0:
         return y
     num_steps = weight.boxes.shape[1]
@@ -80,6 +82,7 @@ def w4a8_gemm_triton(
         GROUPS=weight.groups_per_step,
         SPLIT_K=split_k,
         HAS_BIAS=bias is not None,
+        IS_GATED=weight.is_gated,
         MASK_K=weight.k % STEP != 0,
         ASSEMBLY=x.codes.is_cuda,
         NUM_THREADS=config.num_warps * 32,
@@ -169,6 +172,7 @@ def _w4a8_gemm_kernel(
     ASSEMBLY: tl.constexpr,
     OVERLAPS: tl.constexpr,
     NUM_THREADS: tl.constexpr,
+    IS_GATED: tl.constexpr = False,
 ):
     tile = tl.program_id(0)
     split = tl.program_id(1)
@@ -227,11 +231,21 @@ def _w4a8_gemm_kernel(
 
     acc, is_last = sum_splits(acc, partial_ptr, counter_ptr, tile, split, BLOCK_M, BLOCK_N, SPLIT_K)
     if is_last:
-        column = tile_n * BLOCK_N + offset_n
         if GROUPS == 0:
+            column = tile_n * BLOCK_N + offset_n
             zero = tl.load(zero_ptr + column, mask=column < N, other=0).to(tl.int32)
             x_sum = tl.load(x_sum_ptr + offset_m, mask=offset_m < M, other=0)
             acc -= zero[:, None] * x_sum[None, :]
         store_scaled(
-            acc, offset_m, column, x_scale_ptr, w_scale_ptr, bias_ptr, y_ptr, M, N, HAS_BIAS
+            acc,
+            offset_m,
+            tile_n,
+            x_scale_ptr,
+            w_scale_ptr,
+            bias_ptr,
+            y_ptr,
+            M,
+            N,
+            HAS_BIAS,
+            IS_GATED,
         )

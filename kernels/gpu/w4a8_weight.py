@@ -24,6 +24,7 @@ PADDED_ROWS = 128
 STEP = 128
 HALF = STEP // 2
 GROUP_SIZES = (128, 64, 32)
+PAIRED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class W4A8Weight:
 
     ``boxes`` uint8 ``[N / 64, K / 128, 64, 64]``, ``scales`` fp32 ``[n]``, and either ``groups``
     int32 ``[N / 64, K / 128, G, 64]`` (``G`` groups in 128 input channels) or ``zeros`` uint8
-    ``[n]``.
+    ``[n]``. Where it ``is_gated``, its rows are ``pair_rows``' and the GEMM gives
+    ``silu(gate) * up``.
     """
 
     n: int
@@ -41,6 +43,12 @@ class W4A8Weight:
     scales: Tensor
     groups: Tensor | None
     zeros: Tensor | None
+    is_gated: bool = False
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of the product."""
+        return self.n // 2 if self.is_gated else self.n
 
     @property
     def groups_per_step(self) -> int:
@@ -48,14 +56,36 @@ class W4A8Weight:
         return 0 if self.groups is None else self.groups.shape[2]
 
 
+def can_pair(n: int) -> bool:
+    """Whether the rows of gate and up, ``n`` in all, make whole pairs of eights."""
+    return n % (2 * PAIRED) == 0
+
+
+def pair_rows(rows: Tensor) -> Tensor:
+    """``[n, ...]``, all of gate's before all of up's, as eight of gate's, eight of up's, and so on.
+
+    A thread of the matrix unit holds rows ``r`` and ``r + 8`` of sixteen: gate and up of a channel.
+    Raises ValueError where ``can_pair`` does not hold.
+    """
+    if not can_pair(len(rows)):
+        raise ValueError(f"gate and up: expected a multiple of {2 * PAIRED} rows, got {len(rows)}")
+    return rows.view(2, -1, PAIRED, *rows.shape[1:]).transpose(0, 1).flatten(0, 2)
+
+
 def pack_per_group(
-    qweight: Tensor, scales: Tensor, group_scales: Tensor, group_offsets: Tensor
+    qweight: Tensor,
+    scales: Tensor,
+    group_scales: Tensor,
+    group_offsets: Tensor,
+    is_gated: bool = False,
 ) -> W4A8Weight:
     """Reorder the logical tensors of ``w4a8_gemm``, on the device that they are on.
 
+    Of a gated weight all of gate's rows come before all of up's.
+
     Raises:
-        ValueError: a shape or dtype does not match, the group size is not 128, 64 or 32, or a
-            value leaves [-128, 127].
+        ValueError: a shape or dtype does not match, the group size is not 128, 64 or 32, a value
+            leaves [-128, 127], or the rows of a gated weight make no pairs of eights.
     """
     n, k = qweight.shape[0], qweight.shape[1] * 2
     _check("qweight", qweight, torch.uint8, (n, k // 2))
@@ -68,6 +98,9 @@ def pack_per_group(
         )
     _check("group_scales", group_scales, torch.uint8, (n, num_groups))
     _check("group_offsets", group_offsets, torch.int8, (n, num_groups))
+    if is_gated:
+        qweight, scales = pair_rows(qweight), pair_rows(scales)
+        group_scales, group_offsets = pair_rows(group_scales), pair_rows(group_offsets)
     codes = unpack_codes(qweight)
     _check_range(codes, group_scales, group_offsets)
     words = group_scales.int() | (group_offsets.int() + 128) << 8
@@ -75,16 +108,20 @@ def pack_per_group(
     # A padded group is scale 0 and offset 0: weights of 0.
     padded = _pad(words, per_step, value=128 << 8)
     groups = padded.view(-1, ROWS, padded.shape[1] // per_step, per_step).permute(0, 2, 3, 1)
-    return W4A8Weight(n, k, _boxes(codes), scales, groups.contiguous(), None)
+    return W4A8Weight(n, k, _boxes(codes), scales, groups.contiguous(), None, is_gated)
 
 
-def pack_per_channel(qweight: Tensor, scales: Tensor, zeros: Tensor) -> W4A8Weight:
+def pack_per_channel(
+    qweight: Tensor, scales: Tensor, zeros: Tensor, is_gated: bool = False
+) -> W4A8Weight:
     """As ``pack_per_group``, for one scale and one zero point a channel."""
     n, k = qweight.shape[0], qweight.shape[1] * 2
     _check("qweight", qweight, torch.uint8, (n, k // 2))
     _check("scales", scales, torch.float32, (n,))
     _check("zeros", zeros, torch.uint8, (n,))
-    return W4A8Weight(n, k, _boxes(unpack_codes(qweight)), scales, None, zeros)
+    if is_gated:
+        qweight, scales, zeros = pair_rows(qweight), pair_rows(scales), pair_rows(zeros)
+    return W4A8Weight(n, k, _boxes(unpack_codes(qweight)), scales, None, zeros, is_gated)
 
 
 def _boxes(codes: Tensor) -> Tensor:

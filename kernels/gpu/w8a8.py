@@ -135,7 +135,7 @@ def _w8a8_gemm_kernel(
         x_ptrs += 128
     acc, is_last = sum_splits(acc, partial_ptr, counter_ptr, tile, split, BLOCK_M, BLOCK_N, SPLIT_K)
     if is_last:
-        store_scaled(acc, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, y_ptr, M, N, HAS_BIAS)
+        store_scaled(acc, row, tile_n, x_scale_ptr, w_scale_ptr, bias_ptr, y_ptr, M, N, HAS_BIAS)
 
 
 def _check(

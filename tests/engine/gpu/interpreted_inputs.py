@@ -92,5 +92,15 @@ def test_prompts_have_their_own_tables_and_plans(inputs: StepInputs):
     rows.add(0, range(2), [4, 5])
     inputs.set_rows(rows, 8)
     step = inputs.step(0, 8, prefills)
-    assert step.prefill_tables[:, 0].tolist() == [7, 5]
-    assert step.prefill_plans[None].num_tokens == 5
+    (part,) = step.prefills
+    assert part.tables[:, 0].tolist() == [7, 5]
+    assert part.plans[None].num_tokens == 5
+
+
+def test_prompts_with_long_contexts_attend_in_parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("qoq.engine.gpu.inputs.MAX_CONTEXTS", 10)
+    prefills = Prefills()
+    for slot, queries, context in ((2, 3, 9), (0, 2, 2), (1, 1, 30), (3, 4, 4), (4, 6, 6)):
+        prefills.add(slot, queries, context)
+    parts = [(part.slots, part.query_lens, part.context_lens) for part in prefills.parts()]
+    assert parts == [([2], [3], [9]), ([0], [2], [2]), ([1], [1], [30]), ([3, 4], [4, 6], [4, 6])]

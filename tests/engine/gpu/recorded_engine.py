@@ -18,7 +18,7 @@ from qoq.engine.checkpoint import Checkpoint
 from qoq.engine.config import EngineConfig
 from qoq.engine.engine import Engine
 from qoq.engine.engine_info import describe, eos_token_ids
-from qoq.engine.gpu import build, graphs, inputs, runner
+from qoq.engine.gpu import build, graphs, inputs, pending_logprobs, runner
 from qoq.engine.gpu.loader import GpuDecoder, GpuLoader
 from qoq.engine.gpu.running_step import GpuRunningStep
 from qoq.engine.grammar import Grammars
@@ -40,6 +40,8 @@ MAX_MODEL_LEN = 512
 runner.ROW_MULTIPLE = build.ROW_MULTIPLE = 8
 runner.SAMPLE_MULTIPLE = 2
 inputs.SPARE_ITEMS = 8
+inputs.MAX_CONTEXTS = 200  # prompts of a step attend in parts
+pending_logprobs.NUM_TOP = 3
 
 
 def _poisoned(m: int, k: int, device: torch.device) -> QuantizedRows:

@@ -103,11 +103,15 @@ def test_tokens_alone_are_those_in_a_batch_of_64(
     )
 
 
-def test_tokens_do_not_depend_on_graphs(load: GpuWorkload, monkeypatch: pytest.MonkeyPatch):
+def without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     from qoq.engine.gpu import build
 
     make = build._make_runner
     monkeypatch.setattr(build, "_make_runner", lambda *args: make(*args[:6], uses_graphs=False))
+
+
+def test_tokens_do_not_depend_on_graphs(load: GpuWorkload, monkeypatch: pytest.MonkeyPatch):
+    without_graphs(monkeypatch)
     check_batch(load)
 
 

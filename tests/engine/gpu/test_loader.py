@@ -25,6 +25,7 @@ from qoq.kernels.gpu.w4a8_weight import pack_per_channel, pack_per_group
 
 CPU = torch.device("cpu")
 NAME, HIDDEN = "model.layers.0.self_attn", SHAPE["hidden_size"]
+MLP, GATE_UP = "model.layers.0.mlp", ("gate_proj", "up_proj")
 QKV = {"q_proj": 64, "k_proj": 32, "v_proj": 32}
 FORMATS = {
     "per-group": ("w4a8kv4", Recipe(group_size=32, int8_lm_head=True)),
@@ -99,6 +100,47 @@ def test_a_bias_that_some_projections_lack_is_refused(checkpoints: dict[str, Pat
     folder = changed(checkpoints["per-group"], tmp_path / "m", **{f"{NAME}.k_proj.bias": None})
     with pytest.raises(CheckpointError, match="self_attn: either all of .*k_proj.* have a bias or"):
         loader_of(folder).load(64)
+
+
+@pytest.mark.parametrize(("name", "size"), [("per-group", 32), ("per-channel", 8)])
+def test_rows_and_biases_of_gate_and_up_are_paired(
+    checkpoints: dict[str, Path], tmp_path: Path, name: str, size: int
+):
+    tensors = mlp_tensors(checkpoints[name], size)
+    biases = {f"{MLP}.{part}.bias": torch.randn(size) for part in GATE_UP}
+    folder = changed(checkpoints[name], tmp_path / "m", **tensors, **biases)
+    linear = loader_of(folder).fused(MLP, dict.fromkeys(GATE_UP, size), HIDDEN)
+    assert linear.is_gated
+    scales = torch.stack([tensors[f"{MLP}.{part}.scales"] for part in GATE_UP])
+    bias = torch.stack(list(biases.values())).half()
+    for channel in range(size):
+        place = channel // 8 * 16 + channel % 8
+        for row, at in enumerate((place, place + 8)):
+            assert linear.weight.scales[at] == scales[row, channel]
+            assert linear.bias[at] == bias[row, channel]
+
+
+@pytest.mark.parametrize(("name", "size"), [("per-channel", 12), ("w8a8", 16)])
+def test_what_cannot_be_paired_is_not(
+    checkpoints: dict[str, Path], tmp_path: Path, name: str, size: int
+):
+    """Twelve channels are not whole eights, and INT8 weights stay as they are."""
+    tensors = mlp_tensors(checkpoints[name], size)
+    folder = changed(checkpoints[name], tmp_path / "m", **tensors)
+    linear = loader_of(folder).fused(MLP, dict.fromkeys(GATE_UP, size), HIDDEN)
+    assert not linear.is_gated
+    scales = linear.scales if name == "w8a8" else linear.weight.scales
+    assert torch.equal(scales, torch.cat([tensors[f"{MLP}.{part}.scales"] for part in GATE_UP]))
+
+
+def mlp_tensors(folder: Path, size: int) -> dict[str, Tensor]:
+    """The first channels of gate and of up."""
+    tensors = load_file(folder / "model.safetensors")
+    return {
+        name: tensor[:size].clone()
+        for name, tensor in tensors.items()
+        if name.startswith(tuple(f"{MLP}.{part}" for part in GATE_UP))
+    }
 
 
 def test_weights_out_of_range_are_refused_by_name(checkpoints: dict[str, Path], tmp_path: Path):

@@ -7,12 +7,15 @@ pytest.importorskip("triton", reason="needs triton, which torch's CPU builds lea
 
 from qoq.kernels.bench.gemm import random_activations, random_weight
 from qoq.kernels.gpu.w4a8 import W4A8Gemm
+from qoq.kernels.gpu.w4a8_weight import pair_rows
 from qoq.kernels.quantize import QuantizedActivations
 
 from .w4a8_cases import (
     assert_close_with_bias,
+    assert_is_silu_mul,
     extreme_rows,
     head,
+    plain_and_gated,
     product,
     weight_of_every_pair,
     with_stride,
@@ -94,6 +97,28 @@ def test_a_graph_replays_what_eager_computes(gemm: W4A8Gemm, group_size: int) ->
         x.scales.copy_(other.scales)
         graph.replay()
         assert torch.equal(y, gemm(other, weight, bias, torch.bfloat16)), m
+    assert not gemm.workspace.counters.any()
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "group_size", "dtype"),
+    [
+        (16, 128, 128, torch.float16),
+        (2064, 1088, 64, torch.bfloat16),
+        (2064, 1088, 32, torch.float16),
+        (1040, 576, -1, torch.bfloat16),
+    ],
+)
+def test_a_gated_weight_gives_silu_mul(
+    gemm: W4A8Gemm, n: int, k: int, group_size: int, dtype: torch.dtype
+) -> None:
+    """The bits of a plain weight and of the kernel behind it, from rows that lie apart too."""
+    plain, gated = plain_and_gated(n, k, group_size, "cuda")
+    x, bias = random_activations(2048, k), torch.randn(n, device="cuda").to(dtype)
+    for m, gap in ((0, 0), (1, 48), (17, 1), (130, 48), (2048, 0)):
+        part = with_stride(head(x, m), k + gap)
+        got = gemm(part, gated, pair_rows(bias), dtype)
+        assert_is_silu_mul(got, gemm(part, plain, bias, dtype))
     assert not gemm.workspace.counters.any()
 
 

@@ -5,7 +5,7 @@ import pytest
 from qoq.kernels.gpu.w4a8_config import HopperTile, TileConfig, portable_config
 from qoq.kernels.gpu.w4a8_table import Choice, GemmTable, Shape, shipped_table
 
-SMALL, LARGE = HopperTile(16, 4, 2), HopperTile(256, 4, takes_turns=True)
+SMALL, LARGE = HopperTile(16, 4, 2, channels=64), HopperTile(256, 4, takes_turns=True)
 WIDE = TileConfig(64, 128, 4, 4, 2, True)
 TABLE = GemmTable(
     "a card",
@@ -35,6 +35,13 @@ def test_json_keeps_the_table():
     rounded = [Choice(16, SMALL, 8.2), Choice(2048, LARGE, 68.0)]
     assert copy.choices == TABLE.choices | {Shape(6144, 4096, False): rounded}
     assert copy.measured_on == "a card"
+
+
+def test_a_table_without_channels_means_128():
+    fields = HopperTile(64, 4, 2)._asdict()
+    del fields["channels"]
+    choice = Choice.from_json({"max_m": 64, "us": 9.8, "hopper": fields})
+    assert choice.config == HopperTile(64, 4, 2, channels=128)
 
 
 def test_the_shipped_table_covers_all_buckets():

@@ -50,18 +50,21 @@ def test_equals_the_definition_under_the_interpreter() -> None:
 @pytest.mark.parametrize("groups", [0, 1, 2, 4])
 def test_main_loop_is_clean(arch: int, groups: int) -> None:
     """Registers in, INT8 MMA out: no spill, no store to shared memory, no shuffling of bytes."""
-    for tile in TILES:
-        compiled = compile_for(arch, groups, tile)
+    cases = [(tile, False) for tile in TILES] + [(TILES[-1], True)] * (groups == 1)
+    for tile, is_gated in cases:
+        compiled = compile_for(arch, groups, tile, is_gated)
         loop = main_loop(compiled.asm["cubin"])
         opcodes = [line.split()[0].split(".")[0] for line in loop]
-        where = f"sm_{arch}, {groups} groups, {tile}"
+        where = f"sm_{arch}, {groups} groups, {tile}, {is_gated}"
         assert {"IGMMA", "IMMA"} & set(opcodes), where
         assert not {"STS", "STL", "LDL", "PRMT"} & set(opcodes), where
         assert not re.search(r"C75\d\d", assemble(compiled.asm["ptx"], arch)), where
         assert "0 bytes spill stores" in assemble(compiled.asm["ptx"], arch), where
 
 
-def compile_for(arch: int, groups: int, tile: TileConfig):  # type: ignore[no-untyped-def]
+def compile_for(  # type: ignore[no-untyped-def]
+    arch: int, groups: int, tile: TileConfig, is_gated: bool
+):
     constants = {
         "STEPS": 32,
         "BLOCK_M": tile.block_m,
@@ -70,6 +73,7 @@ def compile_for(arch: int, groups: int, tile: TileConfig):  # type: ignore[no-un
         "SPLIT_K": tile.split_k,
         "HAS_BIAS": True,
         "MASK_K": False,
+        "IS_GATED": is_gated,
         "ASSEMBLY": True,
         "OVERLAPS": arch >= 90,
         "NUM_THREADS": tile.num_warps * 32,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qoq.kernels.gpu.w4a8_weight import W4A8Weight, pack_per_group
+from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
+from qoq.kernels.gpu.silu_mul import silu_mul_quantize_triton
+from qoq.kernels.gpu.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
 from qoq.kernels.packing import pack_codes
 from qoq.kernels.quantize import QuantizedActivations
 
@@ -30,6 +32,33 @@ def weight_of_every_pair(n: int, k: int, group_size: int, device: str) -> tuple[
     scales = torch.rand(n, device=device) + 0.5
     weight = pack_per_group(qweight, scales, scale.to(torch.uint8), offset.to(torch.int8))
     return weight, integers.to(torch.int8)
+
+
+def plain_and_gated(n: int, k: int, group_size: int, device: str) -> tuple[W4A8Weight, W4A8Weight]:
+    """The same random rows, gate's before up's, without and with their product in the GEMM."""
+    codes = pack_codes(torch.randint(0, 16, (n, k), dtype=torch.uint8, device=device))
+    scales = torch.rand(n, device=device) * 1e-3 + 1e-4
+    if group_size == -1:
+        zeros = torch.randint(0, 16, (n,), dtype=torch.uint8, device=device)
+        return pack_per_channel(codes, scales, zeros), pack_per_channel(codes, scales, zeros, True)
+    shape = (n, k // group_size)
+    groups = (
+        torch.randint(1, 9, shape, dtype=torch.uint8, device=device),
+        torch.randint(-128, 8, shape, dtype=torch.int8, device=device),
+    )
+    return pack_per_group(codes, scales, *groups), pack_per_group(codes, scales, *groups, True)
+
+
+def assert_is_silu_mul(got: Tensor, y: Tensor) -> None:
+    """``got`` ``[M, I]`` of the plain weight's ``y`` ``[M, 2 I]``, bit for bit: of an output that
+    is quantized alone, the scale has the magnitude.
+    """
+    gate, up = y.chunk(2, dim=1)
+    expected = silu_mul_quantize_triton(torch.stack((gate, up), dim=-1).view(-1, 2))
+    found = QuantizedRows.allocate(got.numel(), 1, got.device)
+    quantize_rows(got.view(-1, 1), found)
+    assert torch.equal(found.scales, expected.scales)
+    assert torch.equal(found.codes, expected.codes)
 
 
 def extreme_rows(m: int, k: int, device: str) -> QuantizedActivations:

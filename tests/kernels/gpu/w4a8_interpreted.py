@@ -5,12 +5,14 @@ Every case is compared with the definition bit for bit; the process fails on the
 
 import itertools
 
+import numpy as np
 import torch
+from w4a8_cases import plain_and_gated
 
 from qoq.kernels.gpu.w4a8_config import TileConfig
 from qoq.kernels.gpu.w4a8_operands import Workspace
 from qoq.kernels.gpu.w4a8_triton import w4a8_gemm_triton
-from qoq.kernels.gpu.w4a8_weight import pack_per_channel, pack_per_group
+from qoq.kernels.gpu.w4a8_weight import pack_per_channel, pack_per_group, pair_rows
 from qoq.kernels.packing import pack_codes
 from qoq.kernels.quantize import QuantizedActivations
 from qoq.kernels.w4a8_gemm import w4a8_gemm_per_channel_reference, w4a8_gemm_reference
@@ -50,8 +52,21 @@ def per_channel(m: int, n: int, k: int, config: TileConfig) -> None:
     assert torch.equal(got, expected), (m, n, k, config)
 
 
+def gated(m: int, n: int, k: int, group_size: int, config: TileConfig) -> None:
+    """Of rows in pairs what the whole makes of all gate's before all up's, rounded to fp16."""
+    x, bias, workspace = activations(m, k), torch.rand(n), Workspace(torch.device("cpu"), 1 << 22)
+    plain, paired = plain_and_gated(n, k, group_size, "cpu")
+    y = w4a8_gemm_triton(x, plain, config, workspace, bias)
+    gate, up = y.float().view(m, 2, -1).movedim(1, 0).numpy()
+    expected = torch.from_numpy(gate / (np.exp(-gate) + 1) * up).half()
+    got = w4a8_gemm_triton(x, paired, config, workspace, pair_rows(bias))
+    assert torch.equal(got, expected), (m, n, k, group_size, config)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
+    gated(17, 208, 256, 64, CONFIGS[1])
+    gated(3, 80, 128, -1, CONFIGS[2])
     for (m, n, k), config in itertools.product(SHAPES, CONFIGS):
         per_channel(m, n, k, config)
         for group_size in (128, 64, 32):

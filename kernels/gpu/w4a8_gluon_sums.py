@@ -1,0 +1,119 @@
+"""What becomes of the int32 sums of a tile in ``w4a8_gluon_kernel``: added to those of the other
+warp group and of other blocks, and stored.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+from triton.language.extra.cuda import gdc_wait
+
+from qoq.kernels.gpu.silu_mul import silu_mul
+
+ROWS: gl.constexpr = gl.constexpr(64)  # channels of a box, and of a part of a tile
+
+
+@gluon.constexpr_function
+def exchange_layout(block_m):
+    """Of sums [ROWS, block_m], in the order in which the threads of a warp group hold them: four
+    words of a thread, then those of the next.
+    """
+    words = [[0, 1], [8, 0]]
+    threads = [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0], [16, 0], [32, 0]]
+    rest = [[0, 1 << bit] for bit in range(3, block_m.bit_length() - 1)]
+    return gl.SharedLinearLayout(words + threads + rest)
+
+
+@gluon.jit
+def give_sums(acc, exchange, handover, turn):
+    """To the first warp group, once it took those of the tile before. ``turn`` is 0 and 1 for tiles
+    in turn.
+    """
+    mbarrier.wait(handover.index(1), turn ^ 1)
+    exchange.store(acc)
+    gl.thread_barrier()
+    mbarrier.arrive(handover.index(0), count=1)
+
+
+@gluon.jit
+def take_sums(acc, exchange, handover, turn):
+    """``acc`` and what the second warp group gave."""
+    mbarrier.wait(handover.index(0), turn)
+    acc += exchange.load(acc.type.layout)
+    gl.thread_barrier()
+    mbarrier.arrive(handover.index(1), count=1)
+    return acc
+
+
+@gluon.jit
+def sum_shares(
+    acc,
+    partial_ptr,
+    counter_ptr,
+    tile,
+    first,
+    steps,
+    share,
+    PART: gl.constexpr,
+    PARTS: gl.constexpr,
+):
+    """The sums of all blocks that share the tile, and whether this is the last of them to arrive,
+    which alone gets these. It sets the counter back to 0.
+    """
+    gdc_wait()  # the kernel in front uses the same workspace
+    MMA: gl.constexpr = acc.type.layout
+    BLOCK_M: gl.constexpr = acc.shape[1]
+    SIZE: gl.constexpr = ROWS * BLOCK_M
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, MMA))
+    column = gl.arange(0, BLOCK_M, gl.SliceLayout(0, MMA))
+    element = gl.expand_dims(row, 1) * BLOCK_M + gl.expand_dims(column, 0)
+    slot = gl.program_id(0) * 2 + (tile != first).to(gl.int32)
+    gl.store(partial_ptr + (slot * PARTS + PART) * SIZE + element, acc)
+    gl.thread_barrier()
+    head = tile * steps // share
+    tail = (tile * steps + steps - 1) // share
+    counter = counter_ptr + tile * PARTS + PART
+    is_last = gl.atomic_add(counter, 1, sem="acq_rel") == tail - head
+    if is_last:
+        acc = gl.zeros([ROWS, BLOCK_M], gl.int32, MMA)
+        for block in range(head, tail + 1):
+            slot = block * 2 + (block * share // steps != tile).to(gl.int32)
+            partial = partial_ptr + (slot * PARTS + PART) * SIZE + element
+            acc += gl.load(partial, cache_modifier=".cg")
+        gl.store(counter, 0)
+    return acc, is_last
+
+
+@gluon.jit
+def gated(y):
+    """``silu(gate) * up`` [channels / 2, tokens], eight channels of gate and of up in turn."""
+    BLOCK_M: gl.constexpr = y.shape[1]
+    pairs = gl.permute(gl.reshape(y, [ROWS // 16, 2, 8, BLOCK_M]), [0, 2, 3, 1])
+    gate, up = gl.split(pairs)
+    values = silu_mul(gate.to(gl.float32), up.to(gl.float32)).to(y.dtype)
+    return gl.reshape(values, [ROWS // 2, BLOCK_M])
+
+
+@gluon.jit
+def store_tile(y, y_desc, row, column, buffer, CHUNKS: gl.constexpr):
+    """``y`` [channels, tokens] to its place."""
+    if CHUNKS == 1:
+        _store(y, y_desc, row, column, buffer)
+    else:
+        HALF: gl.constexpr = y.shape[1] // 2
+        parts = gl.permute(gl.reshape(y, [ROWS, 2, HALF]), [0, 2, 1])
+        y_first, y_second = gl.split(parts)
+        _store(y_first, y_desc, row, column, buffer)
+        _store(y_second, y_desc, row + HALF, column, buffer)
+
+
+@gluon.jit
+def _store(y, y_desc, row, column, buffer):
+    """Through ``buffer``, which the last store may hold."""
+    tma.store_wait(0)
+    gl.thread_barrier()
+    buffer.permute([1, 0]).store(y)
+    fence_async_shared()
+    gl.thread_barrier()
+    tma.async_copy_shared_to_global(y_desc, [row, column], buffer)
