@@ -1,6 +1,7 @@
 """What each idea of the W4A8 kernel is worth: the portable kernel without it, in the same tiles.
 
-Weights not reordered, codes dequantized one by one instead of four in a register, and 4-bit groups
+Weights not reordered (whose codes are then dequantized one by one), codes dequantized one by one
+instead of four in a register, and 4-bit groups
 with a float scale instead of the INT8 level (QServe, arXiv 2405.04532, sections 4.1 and 5.2).
 Groups are of 128 channels. Each is compared with its definition before it is timed.
 """

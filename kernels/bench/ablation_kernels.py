@@ -29,7 +29,6 @@ def rows_as_stored_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     SPLIT_K: tl.constexpr,
-    ASSEMBLY: tl.constexpr,
 ):
     """Weights in the order of the checkpoint, uint8 ``[N, K / 2]``: a row's 64 bytes of a step lie
     ``stride_w`` from the next row's, and two neighbours in K, which share a byte, are brought
@@ -52,8 +51,8 @@ def rows_as_stored_kernel(
         group = tl.load(group_ptrs)
         scale = tl.broadcast_to((group & 0xFF)[:, None], w.shape)
         offset = tl.broadcast_to((group >> 8)[:, None], w.shape)
-        even = _dequantize(w, scale, offset, False, ASSEMBLY)
-        odd = _dequantize(w, scale, offset, True, ASSEMBLY)
+        even = _dequantize(w, scale, offset, False, False)
+        odd = _dequantize(w, scale, offset, True, False)
         weight = tl.join(even, odd).reshape(BLOCK_N, 128)
         acc = tl.dot(weight, tl.load(x_ptrs), acc, out_dtype=tl.int32)
         w_ptrs += 64
@@ -61,7 +60,7 @@ def rows_as_stored_kernel(
         x_ptrs += 128
     acc, is_last = sum_splits(acc, partial_ptr, counter_ptr, tile, split, BLOCK_M, BLOCK_N, SPLIT_K)
     if is_last:
-        store_scaled(acc, row, column, x_scale_ptr, w_scale_ptr, y_ptr, y_ptr, M, N, False)
+        store_scaled(acc, row, tile_n, x_scale_ptr, w_scale_ptr, y_ptr, y_ptr, M, N, False)
 
 
 @triton.jit
@@ -115,7 +114,7 @@ def float_groups_kernel(
         total, partial_ptr, counter_ptr, tile, split, BLOCK_M, BLOCK_N, SPLIT_K
     )
     if is_last:
-        store_scaled(total, row, column, x_scale_ptr, w_scale_ptr, y_ptr, y_ptr, M, N, False)
+        store_scaled(total, row, tile_n, x_scale_ptr, w_scale_ptr, y_ptr, y_ptr, M, N, False)
 
 
 @triton.jit

@@ -28,7 +28,10 @@ def rows_as_stored(
     tile: TileConfig,
     workspace: Workspace,
 ) -> Tensor:
-    """As ``w4a8_gemm_triton``, from ``qweight`` uint8 ``[N, K / 2]`` instead of boxes."""
+    """As ``w4a8_gemm_triton``, from ``qweight`` uint8 ``[N, K / 2]`` instead of boxes.
+
+    A register of four codes then has codes of two rows, so that they are dequantized one by one.
+    """
     return _launch(
         rows_as_stored_kernel,
         tile,
@@ -36,7 +39,6 @@ def rows_as_stored(
         (workspace.partials, workspace.counters),
         (x.codes.shape[0], weight.n, x.codes.stride(0), qweight.stride(0)),
         steps=weight.boxes.shape[1],
-        ASSEMBLY=x.codes.is_cuda,
     )
 
 

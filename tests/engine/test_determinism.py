@@ -27,12 +27,13 @@ class Workload:
     max_prompt_len: int
     max_tokens: int
     num_threads: int | None = None
+    num_requests: int = NUM_REQUESTS
 
     def requests(self) -> tuple[list[list[int]], list[SamplingParams]]:
         random = Random(0)
         shared = [random.randrange(self.vocab_size) for _ in range(self.max_prompt_len)]
         prompts, sampling = [], []
-        for index in range(NUM_REQUESTS):
+        for index in range(self.num_requests):
             length = random.randint(1, self.max_prompt_len)
             own = [random.randrange(self.vocab_size) for _ in range(length)]
             kept = random.randint(0, length - 1) if index % 3 == 0 else 0

@@ -50,7 +50,7 @@ def test_each_lacks_one_thing(arch: int) -> None:
     for m in (16, 64, 256):
         assert not {"PRMT", "FFMA"} & opcodes(_w4a8_gemm_kernel, arch, m, SERVING | IN_REGISTERS)
         assert "PRMT" in opcodes(_w4a8_gemm_kernel, arch, m, SERVING | BYTES)
-        assert "PRMT" in opcodes(rows_as_stored_kernel, arch, m, IN_REGISTERS)
+        assert "PRMT" in opcodes(rows_as_stored_kernel, arch, m, {})
         found = opcodes(float_groups_kernel, arch, m, IN_REGISTERS, FLOATS)
         assert "FFMA" in found and "PRMT" not in found
 
