@@ -1,13 +1,14 @@
 """Decode attention over the paged KV4 cache: ``python -P -m qoq.kernels.bench.attention`` on a GPU.
 
 Every setting is compared with float64 over the dequantized cache first, and the choice of items
-must not move a bit. Microseconds are those of partials and merge together.
+must not move a bit. Microseconds are those of partials, merge and quantization together.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,11 +16,14 @@ import triton
 from torch import Tensor
 
 from qoq.kernels.bench.attention_case import AttentionCase, make_case
-from qoq.kernels.bench.timing import copy_bandwidth, time_us
+from qoq.kernels.bench.timing import NUM_CALLS, copy_bandwidth, time_us
 from qoq.kernels.gpu.decode_attention import DecodeConfig, decode_partials
-from qoq.kernels.gpu.decode_plan import ENOUGH_PROGRAMS, DecodePlan
-from qoq.kernels.gpu.merge_partials import merge
+from qoq.kernels.gpu.decode_plan import PARTITION, DecodePlan
+from qoq.kernels.gpu.merge_partials import merge, merge_quantize
+from qoq.kernels.gpu.quantized_rows import QuantizedRows
+from qoq.kernels.gpu.sizes import cdiv
 from qoq.kernels.kv_cache import KvCache
+from qoq.kernels.quantize import quantize_activations
 
 L2_BYTES = 160 << 20  # caches rotate through more than this
 LLAMA_3_8B, LLAMA_2_7B = (32, 8), (32, 32)
@@ -92,21 +96,20 @@ class Row(NamedTuple):
 
 
 def config_of(case: AttentionCase) -> DecodeConfig:
-    config = DecodeConfig.of(case.fmt, case.q.shape[1])
-    return config
+    return DecodeConfig.of(case.fmt, case.q.shape[1])
 
 
-def plan_of(case: AttentionCase, enough_programs: int = ENOUGH_PROGRAMS) -> DecodePlan:
+def plan_of(case: AttentionCase, prefix: int | None = None) -> DecodePlan:
     plan = DecodePlan.allocate(
         len(case.context_lens),
-        sum(-(-length // 256) for length in case.context_lens),
+        sum(cdiv(length, PARTITION) for length in case.context_lens),
         max(case.context_lens),
         num_heads=case.q.shape[1],
         num_kv_heads=case.fmt.num_kv_heads,
         head_dim=case.fmt.head_dim,
         device=case.q.device,
     )
-    plan.set(case.context_lens, None, enough_programs)
+    plan.set(case.context_lens, None, prefix)
     return plan
 
 
@@ -118,19 +121,31 @@ def attend(
 
 
 def check(case: AttentionCase) -> None:
-    """Raises AssertionError for an error past the bound, or bits that depend on items."""
+    """Raises AssertionError for an error past the bound, bits that depend on items, or rows that
+    are not quantized as their definition says.
+    """
     expected = case.reference([i for i, length in enumerate(case.context_lens) if length])
     live = torch.tensor([length > 0 for length in case.context_lens])
     config = config_of(case)
-    outputs = [
-        attend(case, case.cache, plan_of(case, enough), config, torch.full_like(case.q, torch.nan))
-        for enough in (0, ENOUGH_PROGRAMS, 1 << 30)
-    ]
-    for other in outputs[1:]:
-        assert torch.equal(outputs[0], other), f"{case.fmt}: the size of an item moved bits"
-    error = float((outputs[0].cpu()[live].double() - expected).abs().max())
+    out = attend(case, case.cache, plan_of(case), config, torch.full_like(case.q, torch.nan)).cpu()
+    quantized = quantize_activations(out.flatten(1))
+    for prefix in (None, 1, 8):
+        plan = plan_of(case, prefix)
+        other = attend(case, case.cache, plan, config, torch.full_like(case.q, torch.nan))
+        assert torch.equal(out, other.cpu()), f"{case.fmt}: the size of an item moved bits"
+        rows = rows_of(case)
+        merge_quantize(plan, case.q, rows)
+        got = (rows.codes.cpu(), rows.scales.cpu(), rows.sums.cpu())
+        same = all(map(torch.equal, got, (*quantized, quantized.sums)))
+        assert same, f"{case.fmt}: rows are not quantized as attention is"
+    error = float((out[live].double() - expected).abs().max())
     assert error <= case.bound(), f"{case.fmt}: error {error:.2e} of {case.bound():.2e}"
-    assert not outputs[0].cpu()[~live].any(), f"{case.fmt}: attention to nothing is not 0"
+    assert not out[~live].any(), f"{case.fmt}: attention to nothing is not 0"
+
+
+def rows_of(case: AttentionCase) -> QuantizedRows:
+    num_requests, num_heads, head_dim = case.q.shape
+    return QuantizedRows.allocate(num_requests, num_heads * head_dim, case.q.device)
 
 
 def copies_of(case: AttentionCase) -> list[KvCache]:
@@ -146,16 +161,20 @@ def _measure(case: AttentionCase) -> Iterator[Row]:
     copies = copies_of(case)
     some = sorted({0, len(case.context_lens) - 1})
     expected, out = case.reference(some), torch.empty_like(case.q)
-    config = config_of(case)
-    for enough in (0, ENOUGH_PROGRAMS, 1536, 1 << 30):
-        plan = plan_of(case, enough)
+    config, rows = config_of(case), rows_of(case)
+
+    def step(index: int, plan: DecodePlan) -> None:
+        cache = copies[index % len(copies)]
+        decode_partials(case.q, cache, case.tables, plan, case.fmt, case.scale, config)
+        merge_quantize(plan, case.q, rows)
+
+    for prefix in (None, 1, 2, 8):
+        plan = plan_of(case, prefix)
         got = attend(case, case.cache, plan, config, out)[some].cpu().double()
         error = float((got - expected).abs().max())
         assert error <= case.bound(), f"{config}: error {error:.2e} of {case.bound():.2e}"
-        us = time_us(
-            lambda i, plan=plan: attend(case, copies[i % len(copies)], plan, config, out)  # type: ignore[misc]
-        )
-        merge_us = time_us(lambda _, plan=plan: merge(plan, out))  # type: ignore[misc]
+        us = time_us(partial(step, plan=plan), max(NUM_CALLS, len(copies)))
+        merge_us = time_us(lambda _, plan=plan: merge_quantize(plan, case.q, rows))  # type: ignore[misc]
         yield Row(us, merge_us, case.num_bytes, int(plan.count))
 
 

@@ -161,7 +161,7 @@ def _decode_kernel(
 
     if OVERLAPS:
         gdc_launch_dependents()
-        gdc_wait()
+    # No kernel of a step writes the plan: it is read before the wait.
     for work in range(tl.program_id(0), tl.load(count_ptr) * HEADS, tl.num_programs(0)):
         item = work // HEADS
         head = work % HEADS
@@ -170,6 +170,8 @@ def _decode_kernel(
         last = tl.load(item_ptr + item * 5 + 2)
         start = tl.load(item_ptr + item * 5 + 3)
         stop = tl.load(item_ptr + item * 5 + 4)
+        if OVERLAPS:
+            gdc_wait()
 
         q_ptrs = q_ptr + request * stride_q + (head * GROUP + row)[:, None] * D + 2 * column
         q_a = tl.load(q_ptrs, mask=in_group, other=0.0).to(tl.float16)
@@ -248,6 +250,8 @@ def _decode_kernel(
         tl.store(out + D // 2, b * (CODE_UNIT * ODD), mask=in_out)
         tl.store(out + 1, c * CODE_UNIT, mask=in_out)
         tl.store(out + D // 2 + 1, d * (CODE_UNIT * ODD), mask=in_out)
+    if OVERLAPS:
+        gdc_wait()
 
 
 def _check(

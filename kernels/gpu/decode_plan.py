@@ -34,6 +34,7 @@ class DecodePlan:
     first item, number of items, place of the first in its group, items in a group.
     ``partials`` fp32 ``[N, Hq, D]`` are sums of weighted values without the values' biases,
     ``stats`` fp32 ``[N, Hq, 3]`` the maximum score, the sum of weights and the weighted biases.
+    ``arrivals`` int32 ``[R]`` are 0 between launches.
     """
 
     num_kv_heads: int
@@ -44,6 +45,7 @@ class DecodePlan:
     requests: Tensor
     partials: Tensor
     stats: Tensor
+    arrivals: Tensor
 
     @classmethod
     def allocate(
@@ -68,20 +70,22 @@ class DecodePlan:
             words[HEADER:first_item].view(max_requests, 4),
             torch.empty(max_items, num_heads, head_dim, device=device),
             torch.empty(max_items, num_heads, 3, device=device),
+            torch.zeros(max_requests, dtype=torch.int32, device=device),
         )
 
     def set(
         self,
         context_lens: list[int],
         window: int | None = None,
-        enough_programs: int = ENOUGH_PROGRAMS,
+        prefix: int | None = None,
     ) -> None:
-        """Plan a step. A context counts the token that attends; one of 0 has no item.
+        """Plan a step. A context counts the token that attends; one of 0 has no item. Items have
+        at least ``prefix`` partitions, where it is given.
 
         Raises:
             ValueError: more requests, items or tokens than the plan has room for.
         """
-        words = self.pack(*self.divide(context_lens, window, enough_programs))
+        words = self.pack(*self.divide(context_lens, window, prefix))
         self.words[: len(words)] = words.to(self.words.device)
 
     def pack(self, items: Tensor, requests: Tensor) -> Tensor:
@@ -97,29 +101,27 @@ class DecodePlan:
         self,
         context_lens: list[int],
         window: int | None = None,
-        enough_programs: int = ENOUGH_PROGRAMS,
+        prefix: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """``items`` and ``requests`` of a step, on the host. Raises as ``set`` does."""
         self._check(context_lens)
         stops = torch.tensor(context_lens, dtype=torch.int64)
         starts = torch.zeros_like(stops) if window is None else (stops - window).clamp_(min=0)
-        return _divide(starts, stops, self._prefix(starts, stops, enough_programs))
+        first, counts = _count(starts, stops)
+        chosen = self._prefix(counts.sum(1).tolist(), prefix)
+        return _divide(starts, stops, chosen, first[chosen - 1], counts[chosen - 1])
 
-    def _prefix(self, starts: Tensor, stops: Tensor, enough_programs: int) -> int:
-        """The longest that makes enough programs, else the shortest with room for its items."""
-        best = 0
-        for prefix in range(GROUP, 0, -1):
-            _, counts = _count(starts, stops, prefix)
-            num_items = int(counts.sum())
-            if num_items > self.items.shape[0]:
-                break
-            best = prefix
-            if num_items * self.num_kv_heads >= enough_programs:
-                break
-        if not best:
-            room = self.items.shape[0]
-            raise ValueError(f"context_lens: {num_items} items, the plan has room for {room}")
-        return best
+    def _prefix(self, num_items: list[int], prefix: int | None) -> int:
+        """As given, or the longest that makes enough programs; the shortest with room, if longer.
+
+        ``num_items`` are those of a prefix of 1, 2, and so on: a longer one never makes more.
+        """
+        room = self.items.shape[0]
+        if num_items[-1] > room:
+            raise ValueError(f"context_lens: {num_items[-1]} items, the plan has room for {room}")
+        if prefix is None:
+            prefix = sum(count * self.num_kv_heads >= ENOUGH_PROGRAMS for count in num_items)
+        return max(prefix, 1 + sum(count > room for count in num_items))
 
     def _check(self, context_lens: list[int]) -> None:
         if len(context_lens) > self.requests.shape[0]:
@@ -127,29 +129,35 @@ class DecodePlan:
                 f"context_lens: {len(context_lens)} requests, "
                 f"the plan has room for {self.requests.shape[0]}"
             )
-        for length in context_lens:
+        for length in (min(context_lens, default=0), max(context_lens, default=0)):
             if not 0 <= length <= self.max_context:
                 raise ValueError(f"context_lens: expected 0 to {self.max_context}, got {length}")
 
 
-def _index(partition: Tensor, prefix: int) -> Tensor:
-    """Of the item that has a partition, counted from the context's start."""
+def _index(partition: Tensor) -> Tensor:
+    """``[GROUP, R]``: of the item that has a partition ``[R]``, counted from the context's start,
+    where the prefix is 1, 2, and so on.
+    """
+    prefix = torch.arange(1, GROUP + 1)[:, None]
     place = (partition % GROUP - prefix + 1).clamp_(min=0)
     return partition // GROUP * (GROUP + 1 - prefix) + place
 
 
-def _count(starts: Tensor, stops: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """Index of the first item that has a position of ``starts`` to ``stops``, and how many have."""
-    first = _index(starts // PARTITION, prefix)
-    last = _index((stops - 1).clamp(min=0) // PARTITION, prefix)
+def _count(starts: Tensor, stops: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the first item that has a position of ``starts`` to ``stops``, and how many have,
+    both ``[GROUP, R]``.
+    """
+    first = _index(starts // PARTITION)
+    last = _index((stops - 1).clamp_(min=0) // PARTITION)
     return first, torch.where(stops > 0, last - first + 1, 0)
 
 
-def _divide(starts: Tensor, stops: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+def _divide(
+    starts: Tensor, stops: Tensor, prefix: int, first: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
     """Items int32 ``[N, 5]``, those of long contexts first, and requests ``[R, 4]``."""
     per_group = GROUP + 1 - prefix
     order = torch.argsort(stops, descending=True, stable=True)
-    first, counts = _count(starts, stops, prefix)
     first_items = torch.empty_like(counts)
     first_items[order] = counts[order].cumsum(0) - counts[order]
     owner = order.repeat_interleave(counts[order])
@@ -160,6 +168,5 @@ def _divide(starts: Tensor, stops: Tensor, prefix: int) -> tuple[Tensor, Tensor]
     begin, end = torch.maximum(begin, starts[owner]), torch.minimum(end, stops[owner])
     tiles = (begin // TILE, (end + TILE - 1) // TILE)
     items = torch.stack((owner, *tiles, starts[owner], stops[owner]), dim=1)
-    places = first % per_group
-    requests = torch.stack((first_items, counts, places, torch.full_like(counts, per_group)), dim=1)
-    return items.int(), requests.int()
+    places, sizes = first % per_group, torch.full_like(counts, per_group)
+    return items.int(), torch.stack((first_items, counts, places, sizes), dim=1).int()

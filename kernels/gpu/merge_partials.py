@@ -1,11 +1,13 @@
 """From partial attention to attention: partials fold in order, in groups, as the plan says.
 
-``merge`` has programs for a few query heads, or for columns of one where contexts are long, whose
-groups then fold side by side. ``merge_quantize`` has one for each request, whose attention goes to
-the output projection without a trip through memory; it is for short contexts.
+A program merges some heads of a request. For ``merge_quantize`` the last of a request's programs to
+arrive quantizes the row; where requests are many, one program has all heads, and the row never goes
+to memory.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -13,15 +15,42 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.decode_plan import GROUP, PARTITION, DecodePlan
+from qoq.kernels.gpu.merged_lines import merged_columns, merged_heads, request_words
 from qoq.kernels.gpu.overlap import overlap_options
-from qoq.kernels.gpu.partial_softmax import MASKED, fold, weigh
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
 from qoq.kernels.gpu.sizes import cdiv, next_power_of_2
 
-# Contexts of one group: heads of a program. Longer ones: columns, and groups side by side.
-LINES = 8
-COLUMNS = 32
-MAX_GROUPS = 16
+# Up to so many requests, heads are worth a program each.
+FEW_REQUESTS = 16
+# From so many on, a program for each fills an H100's multiprocessors.
+ENOUGH_REQUESTS = 132
+# At one a thread of four warps.
+COLUMNS = tl.constexpr(128)
+
+
+class MergeConfig(NamedTuple):
+    """``heads`` of a program, a power of 2, or 0 for all. ``groups`` of a long context fold side by
+    side; with ``eager``, a short one's partials are all asked for at once.
+    """
+
+    heads: int
+    groups: int
+    eager: bool
+    num_warps: int = 4
+
+    @classmethod
+    def of(cls, num_requests: int, row: int) -> MergeConfig:
+        """One of three, so that a model compiles three kernels at most."""
+        if num_requests <= FEW_REQUESTS:
+            return ONE_HEAD
+        if num_requests < ENOUGH_REQUESTS:
+            return FOUR_HEADS
+        # As many as for more requests: at 132 a wide row would take a kernel of its own.
+        return cls(0, 1, False, num_warps(row, ENOUGH_REQUESTS + 1))
+
+
+ONE_HEAD = MergeConfig(1, groups=8, eager=True)
+FOUR_HEADS = MergeConfig(4, groups=2, eager=False)
 
 
 def merge(plan: DecodePlan, out: Tensor) -> Tensor:
@@ -36,253 +65,152 @@ def merge(plan: DecodePlan, out: Tensor) -> Tensor:
             f"out: expected contiguous [R, {num_heads}, {head_dim}], got {list(out.shape)}"
         )
     _check_rows(out.shape[0], plan)
-    if not out.shape[0]:
-        return out
-    num_groups = cdiv(plan.max_context, PARTITION * GROUP)
-    options = overlap_options(out.device)
-    arguments = (plan.partials, plan.stats, plan.requests, out)
-    if num_groups == 1:
-        _merge_heads_kernel[(out.shape[0], cdiv(num_heads, LINES))](
-            *arguments,
-            HEADS=num_heads,
-            D=head_dim,
-            BLOCK=next_power_of_2(head_dim),
-            LINES=LINES,
-            num_warps=4,
-            **options,
-        )
-    else:
-        _merge_groups_kernel[(out.shape[0], num_heads, cdiv(head_dim, COLUMNS))](
-            *arguments,
-            HEADS=num_heads,
-            D=head_dim,
-            COLUMNS=COLUMNS,
-            GROUPS=min(next_power_of_2(num_groups), MAX_GROUPS),
-            PER_GROUP=GROUP,
-            num_warps=1,
-            **options,
-        )
+    if out.shape[0]:
+        _launch(plan, out, None, FOUR_HEADS)
     return out
 
 
-def merge_quantize(plan: DecodePlan, like: Tensor, out: QuantizedRows) -> None:
+def merge_quantize(
+    plan: DecodePlan, like: Tensor, out: QuantizedRows, config: MergeConfig | None = None
+) -> None:
     """Attention of the first requests, rounded to the dtype of ``like``, into ``[R, Hq D]``.
 
     Raises:
         ValueError: the plan has fewer requests, or other heads.
     """
     _, num_heads, head_dim = plan.partials.shape
-    num_requests = out.codes.shape[0]
+    num_requests, row = out.codes.shape
     _check_rows(num_requests, plan)
-    if out.codes.shape[1] != num_heads * head_dim:
+    if row != num_heads * head_dim:
         raise ValueError(f"out: expected [R, {num_heads * head_dim}], got {list(out.codes.shape)}")
     if num_requests:
-        _merge_quantize_kernel[(num_requests,)](
-            plan.partials,
-            plan.stats,
-            plan.requests,
-            like,
-            *out,
-            HEADS=num_heads,
-            D=head_dim,
-            BLOCK=next_power_of_2(head_dim),
-            LINES=next_power_of_2(num_heads),
-            num_warps=num_warps(num_heads * head_dim, num_requests),
-            **overlap_options(plan.partials.device),
-        )
+        config = config or MergeConfig.of(num_requests, row)
+        # Whole rows only take their dtype from it.
+        merged = like.new_empty(num_requests, row) if config.heads else like
+        _launch(plan, merged, out, config)
 
 
-@triton.jit
-def _load(partial_ptr, stat_ptr, line, in_line, column, in_row, D: tl.constexpr):
-    """Partials ``[L, BLOCK]`` and their statistics ``[L]``; nothing where a mask is False."""
-    top = tl.load(stat_ptr + line * 3, mask=in_line, other=MASKED)
-    total = tl.load(stat_ptr + line * 3 + 1, mask=in_line, other=0.0)
-    offset = tl.load(stat_ptr + line * 3 + 2, mask=in_line, other=0.0)
-    mask = in_line[:, None] & in_row[None, :]
-    values = tl.load(partial_ptr + line[:, None] * D + column[None, :], mask=mask, other=0.0)
-    return top, total, offset, values
-
-
-@triton.jit
-def _fold_lines(top, total, offset, values, top_2, total_2, offset_2, values_2):
-    both, keep, gain = weigh(top, top_2)
-    total = fold(total, keep, total_2, gain)
-    offset = fold(offset, keep, offset_2, gain)
-    keep = tl.broadcast_to(keep[:, None], values.shape)
-    gain = tl.broadcast_to(gain[:, None], values.shape)
-    return both, total, offset, fold(values, keep, values_2, gain)
-
-
-@triton.jit
-def _attention(total, offset, values):
-    some = tl.where(total > 0, total, 1.0)
-    return tl.where((total > 0)[:, None], (values + offset[:, None]) / some[:, None], 0.0)
-
-
-@triton.jit
-def _line(x, line, index):
-    """``[1]`` or ``[1, BLOCK]``: one line of ``[L]`` or ``[L, BLOCK]``."""
-    if len(x.shape) == 1:
-        return tl.sum(tl.where(line == index, x, 0.0), 0, keep_dims=True)
-    else:
-        return tl.sum(tl.where((line == index)[:, None], x, 0.0), 0, keep_dims=True)
-
-
-@triton.jit
-def _merged_heads(
-    partial_ptr, stat_ptr, request_ptr, request, head, column, HEADS: tl.constexpr, D: tl.constexpr
-):
-    """Attention fp32 ``[L, BLOCK]`` of some heads of a request."""
-    first = tl.load(request_ptr + request * 4)
-    count = tl.load(request_ptr + request * 4 + 1)
-    place = tl.load(request_ptr + request * 4 + 2)
-    per_group = tl.maximum(tl.load(request_ptr + request * 4 + 3), 1)
-    none = tl.zeros_like(head).to(tl.float32)
-    nothing = tl.zeros((head.shape[0], column.shape[0]), tl.float32)
-    top, total, offset, values = none + MASKED, none, none, nothing
-    tops, totals, offsets, lines = none + MASKED, none, none, nothing
-    for start in range(0, count, 2):
-        # Both loads are on their way before the first is waited for.
-        source = (first + start).to(tl.int64) * HEADS + head
-        is_head, has_next = head < HEADS, start + 1 < count
-        item = _load(partial_ptr, stat_ptr, source, is_head, column, column < D, D)
-        is_next = is_head & has_next
-        after = _load(partial_ptr, stat_ptr, source + HEADS, is_next, column, column < D, D)
-        for index in tl.static_range(2):
-            if (place + start + index) % per_group == 0:
-                top, total, offset, values = _fold_lines(
-                    top, total, offset, values, tops, totals, offsets, lines
-                )
-                tops, totals, offsets, lines = none + MASKED, none, none, nothing
-            if index == 1:
-                item = after
-            tops, totals, offsets, lines = _fold_lines(
-                tops, totals, offsets, lines, item[0], item[1], item[2], item[3]
-            )
-    top, total, offset, values = _fold_lines(
-        top, total, offset, values, tops, totals, offsets, lines
+def _launch(
+    plan: DecodePlan, merged: Tensor, out: QuantizedRows | None, config: MergeConfig
+) -> None:
+    _, num_heads, head_dim = plan.partials.shape
+    num_groups = cdiv(plan.max_context, PARTITION * GROUP)
+    num_requests = merged.shape[0] if out is None else out.codes.shape[0]
+    lines = next_power_of_2(config.heads or num_heads)
+    _merge_kernel[(num_requests, cdiv(num_heads, lines))](
+        plan.partials,
+        plan.stats,
+        plan.requests,
+        plan.arrivals,
+        merged,
+        *(out or (merged, merged, merged)),
+        HEADS=num_heads,
+        D=head_dim,
+        LINES=lines,
+        GROUPS=min(next_power_of_2(num_groups), config.groups),
+        PER_GROUP=GROUP,
+        D_BLOCK=next_power_of_2(head_dim),
+        ROW_BLOCK=next_power_of_2(num_heads * head_dim),
+        IS_WHOLE=not config.heads,
+        IS_EAGER=config.eager,
+        QUANTIZES=out is not None,
+        num_warps=config.num_warps,
+        **overlap_options(merged.device),
     )
-    return _attention(total, offset, values)
 
 
 @triton.jit
-def _merge_heads_kernel(
+def _merge_kernel(
     partial_ptr,
     stat_ptr,
     request_ptr,
+    arrival_ptr,
     out_ptr,
-    HEADS: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LINES: tl.constexpr,
-    OVERLAPS: tl.constexpr,
-):
-    if OVERLAPS:
-        gdc_wait()
-        gdc_launch_dependents()
-    request = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * LINES + tl.arange(0, LINES)
-    column = tl.arange(0, BLOCK)
-    values = _merged_heads(partial_ptr, stat_ptr, request_ptr, request, head, column, HEADS, D)
-    out = out_ptr + (request * HEADS + head)[:, None] * D + column[None, :]
-    mask = (head < HEADS)[:, None] & (column < D)[None, :]
-    tl.store(out, values.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _merge_groups_kernel(
-    partial_ptr,
-    stat_ptr,
-    request_ptr,
-    out_ptr,
-    HEADS: tl.constexpr,
-    D: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    PER_GROUP: tl.constexpr,
-    OVERLAPS: tl.constexpr,
-):
-    if OVERLAPS:
-        gdc_wait()
-        gdc_launch_dependents()
-    request = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    first = tl.load(request_ptr + request * 4)
-    count = tl.load(request_ptr + request * 4 + 1)
-    place = tl.load(request_ptr + request * 4 + 2)
-    per_group = tl.maximum(tl.load(request_ptr + request * 4 + 3), 1)
-    num_groups = tl.cdiv(place + count, per_group)
-
-    column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    in_row = column < D
-    line = tl.arange(0, GROUPS)
-    none = tl.zeros((1,), tl.float32)
-    top, total, offset = none + MASKED, none, none
-    values = tl.zeros((1, COLUMNS), tl.float32)
-    for group in range(0, num_groups, GROUPS):
-        no_line = tl.zeros((GROUPS,), tl.float32)
-        tops, totals, offsets = no_line + MASKED, no_line, no_line
-        lines = tl.zeros((GROUPS, COLUMNS), tl.float32)
-        for inner in tl.static_range(PER_GROUP):
-            index = (group + line) * per_group + inner - place
-            source = (first + index).to(tl.int64) * HEADS + head
-            in_line = (index >= 0) & (index < count) & (inner < per_group)
-            item = _load(partial_ptr, stat_ptr, source, in_line, column, in_row, D)
-            tops, totals, offsets, lines = _fold_lines(
-                tops, totals, offsets, lines, item[0], item[1], item[2], item[3]
-            )
-        for index in range(tl.minimum(num_groups - group, GROUPS)):
-            top, total, offset, values = _fold_lines(
-                top,
-                total,
-                offset,
-                values,
-                _line(tops, line, index),
-                _line(totals, line, index),
-                _line(offsets, line, index),
-                _line(lines, line, index),
-            )
-    attention = _attention(total, offset, values)
-    out = out_ptr + (request * HEADS + head) * D + column[None, :]
-    tl.store(out, attention.to(out_ptr.dtype.element_ty), mask=in_row[None, :])
-
-
-@triton.jit
-def _merge_quantize_kernel(
-    partial_ptr,
-    stat_ptr,
-    request_ptr,
-    like_ptr,
     code_ptr,
     scale_ptr,
     sum_ptr,
     HEADS: tl.constexpr,
     D: tl.constexpr,
-    BLOCK: tl.constexpr,
     LINES: tl.constexpr,
+    GROUPS: tl.constexpr,
+    PER_GROUP: tl.constexpr,
+    D_BLOCK: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
+    IS_EAGER: tl.constexpr,
+    QUANTIZES: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
     if OVERLAPS:
         gdc_launch_dependents()
         gdc_wait()
+    ROW: tl.constexpr = HEADS * D
     request = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    head = tl.arange(0, LINES)
-    values = _merged_heads(partial_ptr, stat_ptr, request_ptr, request, head, column, HEADS, D)
-    values = values.to(like_ptr.dtype.element_ty).to(tl.float32)
-    place = head[:, None] * D + column[None, :]
-    mask = (head < HEADS)[:, None] & (column < D)[None, :]
-    SIZE: tl.constexpr = LINES * BLOCK
-    store_quantized(
-        tl.reshape(tl.where(mask, values, 0.0), (SIZE,)),
-        request,
-        tl.reshape(place, (SIZE,)),
-        tl.reshape(mask, (SIZE,)),
-        code_ptr,
-        scale_ptr,
-        sum_ptr,
-        HEADS * D,
-    )
+    words = request_words(request_ptr, request)
+    row_ptr = out_ptr + request * ROW
+    head = tl.program_id(1) * LINES + tl.arange(0, LINES)
+    in_head = tl.arange(0, D_BLOCK)
+    place = head[:, None] * D + in_head[None, :]
+    mask = (head < HEADS)[:, None] & (in_head < D)[None, :]
+    if IS_WHOLE:
+        values = merged_heads(partial_ptr, stat_ptr, words, head, in_head, HEADS, D)
+        values = values.to(out_ptr.dtype.element_ty).to(tl.float32)
+        SIZE: tl.constexpr = LINES * D_BLOCK
+        store_quantized(
+            tl.reshape(tl.where(mask, values, 0.0), (SIZE,)),
+            request,
+            tl.reshape(place, (SIZE,)),
+            tl.reshape(mask, (SIZE,)),
+            code_ptr,
+            scale_ptr,
+            sum_ptr,
+            ROW,
+        )
+    else:
+        is_long = words[2] + words[1] > words[3]
+        if IS_EAGER or is_long:
+            stop = tl.minimum((tl.program_id(1) + 1) * (LINES * D), ROW)
+            for start in range(tl.program_id(1) * (LINES * D), stop, COLUMNS):
+                column = start + tl.arange(0, COLUMNS)
+                attention = merged_columns(
+                    partial_ptr, stat_ptr, words, column, stop, HEADS, D, GROUPS, PER_GROUP
+                )
+                tl.store(
+                    row_ptr + column[:, None],
+                    attention.to(out_ptr.dtype.element_ty),
+                    mask=(column < stop)[:, None],
+                )
+        else:
+            values = merged_heads(partial_ptr, stat_ptr, words, head, in_head, HEADS, D)
+            tl.store(row_ptr + place, values.to(out_ptr.dtype.element_ty), mask=mask)
+        if QUANTIZES:
+            _quantize_last(
+                row_ptr, arrival_ptr, request, code_ptr, scale_ptr, sum_ptr, ROW, ROW_BLOCK
+            )
+
+
+@triton.jit
+def _quantize_last(
+    row_ptr,
+    arrival_ptr,
+    request,
+    code_ptr,
+    scale_ptr,
+    sum_ptr,
+    ROW: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """By the last of a request's programs, which sets their count back to 0 (CUDA graphs)."""
+    tl.debug_barrier()
+    arrival = tl.atomic_add(arrival_ptr + request, 1, sem="acq_rel")
+    if arrival == tl.num_programs(1) - 1:
+        tl.store(arrival_ptr + request, 0)
+        column = tl.arange(0, BLOCK)
+        in_row = column < ROW
+        row = tl.load(row_ptr + column, mask=in_row, other=0.0, cache_modifier=".cg")
+        store_quantized(
+            row.to(tl.float32), request, column, in_row, code_ptr, scale_ptr, sum_ptr, ROW
+        )
 
 
 def _check_rows(num_requests: int, plan: DecodePlan) -> None:

@@ -8,7 +8,7 @@ other rows are compared with float64.
 import torch
 
 from qoq.kernels.gpu.decode_plan import DecodePlan
-from qoq.kernels.gpu.merge_partials import merge, merge_quantize
+from qoq.kernels.gpu.merge_partials import ONE_HEAD, MergeConfig, merge, merge_quantize
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
 from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton
 from qoq.kernels.gpu.rope_store_kv import HeadNorm, rope_store_kv_triton
@@ -20,6 +20,8 @@ from qoq.kernels.rope import rope_table
 from qoq.kernels.rope_store_kv import rope_store_kv
 from qoq.kernels.silu_mul import silu_mul_quantize, silu_mul_reference
 
+# All heads of a request by one program, one head by each, and a few.
+MERGES = (MergeConfig.of(132, 384), ONE_HEAD, MergeConfig(2, groups=2, eager=False))
 UNIT_ROUNDOFF = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 2**-24}
 
 
@@ -111,7 +113,7 @@ def check_slots(device: str) -> None:
     assert not cache.blocks.any()
 
 
-def check_merge(device: str, heads: int, head_dim: int, enough_programs: int) -> None:
+def check_merge(device: str, heads: int, head_dim: int, prefix: int) -> None:
     plan = DecodePlan.allocate(
         3,
         48,
@@ -121,14 +123,18 @@ def check_merge(device: str, heads: int, head_dim: int, enough_programs: int) ->
         head_dim=head_dim,
         device=torch.device(device),
     )
-    plan.set([5000, 0, 4000], None, enough_programs)
+    plan.set([5000, 0, 4000], 3000, prefix)
     plan.partials.normal_()
     plan.stats.uniform_(1, 2)
     for dtype in (torch.float16, torch.float32):  # fp32 shows in which order partials fold
         out = merge(plan, torch.empty(3, heads, head_dim, dtype=dtype, device=device))
         rows = QuantizedRows.allocate(3, heads * head_dim, torch.device(device))
-        merge_quantize(plan, out, rows)
-        equal(rows, quantize_activations(out.cpu().flatten(1)))
+        for config in MERGES if dtype == torch.float32 else (None,):
+            for part in rows:
+                part.zero_()
+            merge_quantize(plan, out, rows, config)
+            equal(rows, quantize_activations(out.cpu().flatten(1)))
+            assert not plan.arrivals.any(), "counts are left for the next launch"
         quantize_rows(out.flatten(1), rows)
         equal(rows, quantize_activations(out.cpu().flatten(1)))
 
@@ -142,7 +148,7 @@ def check_all(device: str, dtypes: tuple[torch.dtype, ...]) -> None:
         check_rope(device, dtype, 8, 96, False)
         check_rope(device, dtype, 4, 96, False)
     check_slots(device)
-    check_merge(device, 3, 96, 0)
-    check_merge(device, 4, 32, 1 << 30)
+    check_merge(device, 3, 96, 8)
+    check_merge(device, 4, 32, 1)
     rows, gain = torch.empty(0, 8, device=device), torch.ones(8, device=device)
     assert add_rms_norm_quantize_triton(None, rows, gain, 1e-5).codes.shape == (0, 8)

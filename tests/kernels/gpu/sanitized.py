@@ -23,6 +23,7 @@ MS = (1, 17, 130)
 HOPPER_TILES = [
     HopperTile(16, 4, 2, 2, 2),
     HopperTile(64, 5, 1, STREAM_K),
+    HopperTile(64, 4, 4, STREAM_K, channels=64),
     HopperTile(128, 6, 1, 4),
     HopperTile(256, 4, takes_turns=True),
 ]
@@ -79,6 +80,7 @@ def check_decode() -> None:
     for head_dim, heads in ((64, (9, 3)), (96, (2, 2)), (128, (8, 2)), (256, (4, 1))):
         for bits in (4, 8):
             attention.check(make_case([1, 64, 257, 0, 600], heads, head_dim, bits=bits))
+    attention.check(make_case([20000], (8, 2), 128))  # more groups than fold side by side
 
 
 def check_prefill() -> None:

@@ -28,12 +28,12 @@ def ranges(plan: DecodePlan, request: int) -> list[tuple[int, int]]:
     return [(item[1], item[2]) for item in items]
 
 
-@pytest.mark.parametrize("enough", [0, 1 << 30])
+@pytest.mark.parametrize("prefix", [None, 1, 3, 8])
 @pytest.mark.parametrize("window", [None, 700])
-def test_items_cover_each_context_once_and_in_order(enough: int, window: int | None) -> None:
+def test_items_cover_each_context_once_and_in_order(prefix: int | None, window: int | None) -> None:
     lengths = [1, 0, 64, 65, 256, 257, 2049, 9000]
     plan = make()
-    plan.set(lengths, window, enough)
+    plan.set(lengths, window, prefix)
     for request, length in enumerate(lengths):
         start = 0 if window is None else max(0, length - window)
         tiles = [tile for pair in ranges(plan, request) for tile in range(*pair)]
@@ -45,7 +45,7 @@ def test_items_cover_each_context_once_and_in_order(enough: int, window: int | N
 def test_partitions_begin_where_contexts_do(window: int | None) -> None:
     """However late a window starts: its place in partition and group is that in the context."""
     plan = make()
-    plan.set([5000], window, 1 << 30)
+    plan.set([5000], window, 1)
     start = 0 if window is None else 5000 - window
     assert [first * TILE for first, _ in ranges(plan, 0)][1:] == list(
         range((start // PARTITION + 1) * PARTITION, 5000, PARTITION)
@@ -54,38 +54,53 @@ def test_partitions_begin_where_contexts_do(window: int | None) -> None:
     assert (place, per_group) == (start // PARTITION % GROUP, GROUP)
 
 
-def test_the_longest_prefixes_that_are_enough() -> None:
+def test_what_follows_a_prefix_is_single() -> None:
     """A prefix of six partitions leaves two single ones in a full group of eight."""
     plan = make()
-    plan.set([12 * PARTITION], None, 4 * plan.num_kv_heads)
+    plan.set([12 * PARTITION], None, 6)
     assert ranges(plan, 0) == [(0, 24), (24, 28), (28, 32), (32, 48)]
-    plan.set([12 * PARTITION], 1700, 4 * plan.num_kv_heads)
+    plan.set([12 * PARTITION], 1700, 6)
     assert ranges(plan, 0) == [(21, 24), (24, 28), (28, 32), (32, 48)]
-    plan.set([12 * PARTITION], 1000, 3 * plan.num_kv_heads)
+    plan.set([12 * PARTITION], 1000, 2)
     assert ranges(plan, 0) == [(32, 40), (40, 44), (44, 48)], "a group begins where it did"
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "prefix"), [(1, 32768, 1), (16, 1280, 1), (64, 1280, 4), (256, 1280, 8)]
+)
+def test_the_longest_prefix_that_is_enough(batch: int, length: int, prefix: int) -> None:
+    """Items by 8 kv heads are 1024 programs, or as many as there are partitions."""
+    plan = DecodePlan.allocate(
+        256, 2048, 32768, num_heads=8, num_kv_heads=8, head_dim=1, device=torch.device("cpu")
+    )
+    items, requests = plan.divide([length] * batch)
+    assert GROUP + 1 - int(requests[0, 3]) == prefix
+    assert int(items[0, 2]) == min(prefix * PARTITION, length) // TILE
 
 
 def test_long_contexts_come_first() -> None:
     plan = make()
-    plan.set([100, 5000, 300], None, 0)
+    plan.set([100, 5000, 300], None, 8)
     assert plan.items[: int(plan.count), 0].tolist() == [1, 1, 1, 2, 0]
 
 
 def test_small_batches_are_cut_finer_where_there_is_room() -> None:
     plan = make(max_items=8)
-    plan.set([SPAN], None, 1 << 30)
+    plan.set([SPAN], None, 1)
     assert int(plan.count) == GROUP
-    plan.set([SPAN + 1], None, 1 << 30)
+    plan.set([SPAN + 1], None, 1)
     assert int(plan.count) == 8, "nine partitions do not fit"
+    plan.set([SPAN] * 8)
+    assert int(plan.count) == 8, "an item for each"
 
 
 def test_a_step_leaves_nothing_of_the_one_before() -> None:
     plan = make()
-    plan.set([5000, 5000], None, 0)
-    plan.set([1], None, 0)
+    plan.set([5000, 5000])
+    plan.set([1])
     assert int(plan.count) == 1
     assert plan.requests[1:, 1].eq(0).all()
-    plan.set([], None, 0)
+    plan.set([])
     assert int(plan.count) == 0 and not plan.requests.any()
 
 

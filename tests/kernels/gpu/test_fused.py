@@ -24,7 +24,6 @@ TYPES = {
     "k_gain_ptr": "*fp16",
     "qkv_ptr": "*fp16",
     "q_ptr": "*fp16",
-    "like_ptr": "*fp16",
     "out_ptr": "*fp16",
     "rope_ptr": "*fp32",
     "scale_ptr": "*fp32",
@@ -32,6 +31,7 @@ TYPES = {
     "stat_ptr": "*fp32",
     "sum_ptr": "*i32",
     "request_ptr": "*i32",
+    "arrival_ptr": "*i32",
     "block_ptr": "*i64",
     "offset_ptr": "*i64",
     "code_ptr": "*u8",
@@ -41,7 +41,26 @@ TYPES = {
     "NUM_BLOCKS": "i32",
     "eps": "fp32",
 }
-HEADS = {"HEADS": 32, "D": 128}
+MERGE = {
+    "HEADS": 32,
+    "D": 128,
+    "D_BLOCK": 128,
+    "ROW_BLOCK": 4096,
+    "PER_GROUP": 8,
+    "QUANTIZES": True,
+}
+
+
+def merge_of(num_requests: int) -> dict[str, Any]:
+    config = merge_partials.MergeConfig.of(num_requests, 4096)
+    return MERGE | {
+        "LINES": config.heads or 32,
+        "GROUPS": config.groups,
+        "IS_WHOLE": not config.heads,
+        "IS_EAGER": config.eager,
+    }
+
+
 ROPE = {
     "D": 128,
     "HALF": 64,
@@ -69,21 +88,9 @@ KERNELS: dict[str, tuple[Any, dict[str, Any], int]] = {
         ROPE | {"BITS": 8, "NORMS": False},
         4,
     ),
-    "merge_heads": (
-        merge_partials._merge_heads_kernel,
-        HEADS | {"BLOCK": 128, "LINES": 8, "OVERLAPS": False},
-        4,
-    ),
-    "merge_groups": (
-        merge_partials._merge_groups_kernel,
-        HEADS | {"COLUMNS": 32, "GROUPS": 16, "PER_GROUP": 8, "OVERLAPS": False},
-        1,
-    ),
-    "merge_quantize": (
-        merge_partials._merge_quantize_kernel,
-        HEADS | {"BLOCK": 128, "LINES": 32},
-        8,
-    ),
+    "merge_heads_1": (merge_partials._merge_kernel, merge_of(1), 4),
+    "merge_heads_17": (merge_partials._merge_kernel, merge_of(17), 4),
+    "merge_rows": (merge_partials._merge_kernel, merge_of(132), 8),
 }
 
 
@@ -100,6 +107,8 @@ def test_compiles_without_a_spill(name: str, arch: int) -> None:
     aligned = [arg for arg, kind in used.items() if kind[0] == "*" or arg.startswith("stride")]
     compiled = compile_ahead(kernel, arch, used, constants, aligned, num_warps=warps)
     assert "0 bytes spill stores" in assemble(compiled.asm["ptx"], arch)
+    if name.startswith("merge_heads"):
+        assert compiled.asm["ptx"].count("shfl") < 16, "groups that fold side by side share threads"
 
 
 def test_norm_refuses_what_does_not_match() -> None:
@@ -146,6 +155,13 @@ def test_merge_refuses_more_requests_than_planned() -> None:
     with pytest.raises(ValueError, match="out: 3 rows, the plan has 2"):
         rows = QuantizedRows.allocate(3, 4 * 32, torch.device("cpu"))
         merge_partials.merge_quantize(plan, torch.empty(0), rows)
+
+
+@pytest.mark.parametrize("row", [576, 4096, 16384])
+def test_a_model_compiles_three_merges_at_most(row: int) -> None:
+    configs = [merge_partials.MergeConfig.of(rows, row) for rows in range(1, 513)]
+    assert len(set(configs)) == 3
+    assert configs[15] != configs[16] and configs[130] != configs[131]
 
 
 @pytest.mark.gpu
