@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--check-only", action="store_true", help="compare, time nothing")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
+    torch.manual_seed(0)
     copy = 1.0 if args.check_only else copy_bandwidth()
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, "

@@ -63,32 +63,34 @@ def gather(
     SPANS: tl.constexpr,
     CANDIDATES: tl.constexpr,
 ):
-    """Store tokens from ``low`` to ``high`` away; their number, and what nearer ones add up to.
+    """Store tokens from ``low`` to ``high`` away; their number, and what all up to there add up to.
 
-    Distances come first, then token ids. Past CANDIDATES, tokens are counted only.
+    A distance is in the high half of an int64, a token id in the low one. Past CANDIDATES, tokens
+    are counted only.
     """
     tl.debug_barrier()
     count = num_spans * 0
-    nearer = tl.zeros((SPANS,), tl.int64)
+    within = tl.zeros((SPANS,), tl.int64)
     for first in range(0, num_spans, SPANS):
         token, far = load_distances(
             logits, span_ptr, first, num_spans, top, temperature, V, SPAN, SPANS
         )
-        nearer += tl.sum(tl.where(far < low, value(far, COUNTS), 0), 1)
-        token = tl.reshape(token, (SPANS * SPAN,))
-        far = tl.reshape(far, (SPANS * SPAN,))
-        is_between = ((far >= low) & (far <= high)).to(tl.int32)
-        place = count + tl.cumsum(is_between, 0) - 1
-        is_stored = (is_between > 0) & (place < CANDIDATES)
-        tl.store(candidate_ptr + place, far, mask=is_stored)
-        tl.store(candidate_ptr + CANDIDATES + place, token, mask=is_stored)
-        count += tl.sum(is_between, 0)
+        within += tl.sum(tl.where(far <= high, value(far, COUNTS), 0), 1)
+        is_between = (far >= low) & (far <= high)
+        inside = tl.cumsum(is_between.to(tl.int32), 1)
+        of_span = tl.max(inside, 1)
+        behind = tl.cumsum(of_span, 0)
+        place = count + (behind - of_span)[:, None] + inside - 1
+        is_stored = is_between & (place < CANDIDATES)
+        tl.store(candidate_ptr + place, (far.to(tl.int64) << 32) | token, mask=is_stored)
+        count += tl.max(behind, 0)
     tl.debug_barrier()
-    return count, tl.sum(nearer, 0)
+    return count, tl.sum(within, 0)
 
 
 @triton.jit
 def load_candidates(candidate_ptr, count, CANDIDATES: tl.constexpr):
     """Distances of those that ``gather`` stored, FARTHEST behind them."""
     place = tl.arange(0, CANDIDATES)
-    return tl.load(candidate_ptr + place, mask=place < count, other=FARTHEST)
+    candidates = tl.load(candidate_ptr + place, mask=place < count, other=0)
+    return tl.where(place < count, (candidates >> 32).to(tl.int32), FARTHEST)

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from qoq.kernels.gpu.sample_candidates import gather, load_candidates, value
+from qoq.kernels.gpu.sample_order import is_filtered
 from qoq.kernels.gpu.sample_random import random_bits
 from qoq.kernels.gpu.sample_search import mass_of_k, search, store_masses
 from qoq.kernels.gpu.sample_threshold import bound, packed, smallest
@@ -19,11 +20,14 @@ from qoq.kernels.gpu.sample_weights import (
     weight,
 )
 
-NUM_WARPS = 16
 # Spans that are read at a time where a row is filtered.
 SPANS = 32
 # So many spans are searched for candidates without knowing whether those are few enough.
-MAX_HOPEFUL = tl.constexpr(1024)
+MAX_HOPEFUL = tl.constexpr(1280)
+# Most often candidates are no more, and choosing from so many takes a fourth of the time.
+FEW = tl.constexpr(512)
+# All tokens farther than this weigh less than the 2^-24 that top-p leaves out at least.
+FARTHEST_OF_P = tl.constexpr(31 << 24)
 
 
 @triton.jit
@@ -54,7 +58,7 @@ def _draw_in_span(logits, span, target, top, temperature, reach, V, SPAN: tl.con
 
 @triton.jit
 def _draw_candidate(
-    candidate_ptr, count, reach, top_k, top_p, mass, has_k, bits, CANDIDATES: tl.constexpr
+    candidate_ptr, count, reach, limit, top_k, top_p, mass, has_k, bits, CANDIDATES: tl.constexpr
 ):
     far = load_candidates(candidate_ptr, count, CANDIDATES)
     weights = weight(far)
@@ -68,20 +72,21 @@ def _draw_candidate(
     if top_p < 1:
         goal = (mass * top_p.to(tl.float64)).to(tl.int64)
         reach = smallest(far, packed(weights), goal, reach * 0, reach, count)
+    reach = tl.minimum(reach, limit)
     place, _ = _draw(tl.where(far <= reach, weights, 0), bits, CANDIDATES)
-    return tl.load(candidate_ptr + CANDIDATES + place)
+    return tl.load(candidate_ptr + place).to(tl.int32)
 
 
 @triton.jit
 def _draw_by_search(
     logits,
     span_ptr,
-    mass_ptr,
     candidate_ptr,
     num_spans,
     top,
     temperature,
     reach,
+    limit,
     top_k,
     top_p,
     mass,
@@ -128,20 +133,32 @@ def _draw_by_search(
             SPANS,
             CANDIDATES,
         )
-    store_masses(logits, span_ptr, mass_ptr, num_spans, top, temperature, reach, V, SPAN, SPANS)
+    reach = tl.minimum(reach, limit)
+    store_masses(
+        logits, span_ptr, candidate_ptr, num_spans, top, temperature, reach, V, SPAN, SPANS
+    )
     index = tl.arange(0, BLOCK)
-    masses = tl.load(mass_ptr + index, mask=index < num_spans, other=0)
+    masses = tl.load(candidate_ptr + index, mask=index < num_spans, other=0)
     place, target = _draw(masses, bits, BLOCK)
     span = tl.load(span_ptr + place)
     return _draw_in_span(logits, span, target, top, temperature, reach, V, SPAN)
 
 
 @triton.jit
+def _list_spans(span_ptr, nearest, reach, BLOCK: tl.constexpr):
+    """Store which spans have a token up to ``reach`` away; their number."""
+    is_listed = (nearest <= reach).to(tl.int32)
+    place = tl.cumsum(is_listed, 0) - 1
+    tl.store(span_ptr + place, tl.arange(0, BLOCK), mask=is_listed > 0)
+    return tl.sum(is_listed, 0)
+
+
+@triton.jit
 def _draw_filtered(
     logits,
     span_ptr,
-    mass_ptr,
     candidate_ptr,
+    num_spans,
     nearest,
     masses,
     top,
@@ -156,50 +173,63 @@ def _draw_filtered(
     CANDIDATES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    reach = tl.minimum(-tl.log(tl.maximum(min_p, 1e-37)) * (1 << 24), (126 << 24) * 1.0)
-    reach = tl.where(min_p > 0, reach.to(tl.int32), FARTHEST - 1)
-    mass = tl.sum(masses, 0)
+    limit = tl.minimum(-tl.log(tl.maximum(min_p, 1e-37)) * (1 << 24), (126 << 24) * 1.0)
+    limit = tl.where(min_p > 0, limit.to(tl.int32), FARTHEST - 1)
+    mass = tl.sum((masses * UNIT).to(tl.int64), 0)
     has_k = (top_k > 0) & (top_k < V)
+    # Top-p is of the mass of all that top-k leaves, also of what min-p excludes then.
+    farthest = tl.where(has_k, FARTHEST - 1, tl.minimum(limit, FARTHEST_OF_P))
+    farthest = tl.where(top_p < 1, farthest, limit)
+    reach = farthest
+    goal = tl.where(has_k, top_k.to(tl.float32), mass.to(tl.float32) * (1 / UNIT) * top_p)
     if has_k | (top_p < 1):
-        goal = (mass * top_p.to(tl.float64)).to(tl.int64)
-        goal = tl.where(has_k, top_k.to(tl.int64) * UNIT, goal)
-        reach = bound(nearest, masses, goal, has_k, reach, SPAN)
-    is_listed = (nearest <= reach).to(tl.int32)
-    num_spans = tl.sum(is_listed, 0)
-    place = tl.cumsum(is_listed, 0) - 1
-    tl.store(span_ptr + place, tl.arange(0, BLOCK), mask=is_listed > 0)
+        reach = bound(nearest, masses, goal, has_k, reach)
+    is_enough = has_k | (reach >= farthest)
+    num_listed = _list_spans(span_ptr, nearest, reach, BLOCK)
     count = tl.full((), CANDIDATES + 1, tl.int32)
-    if num_spans <= MAX_HOPEFUL:
-        count, _ = gather(
+    if num_listed <= MAX_HOPEFUL:
+        count, within = gather(
             logits,
             span_ptr,
             candidate_ptr,
-            num_spans,
+            num_listed,
             top,
             temperature,
             reach * 0,
             reach,
             V,
-            True,
+            False,
             SPAN,
             SPANS,
             CANDIDATES,
         )
-    if count <= CANDIDATES:
-        token = _draw_candidate(
-            candidate_ptr, count, reach, top_k, top_p, mass, has_k, bits, CANDIDATES
-        )
+        is_enough |= within >= (mass * top_p.to(tl.float64)).to(tl.int64)
+    if is_enough & (count <= CANDIDATES):
+        if count <= FEW:
+            token = _draw_candidate(
+                candidate_ptr, count, reach, limit, top_k, top_p, mass, has_k, bits, FEW
+            )
+        else:
+            token = _draw_candidate(
+                candidate_ptr, count, reach, limit, top_k, top_p, mass, has_k, bits, CANDIDATES
+            )
     else:
         tl.debug_barrier()
+        if not is_enough:
+            reach = farthest
+            num_listed = num_spans
+            span = tl.arange(0, BLOCK)
+            tl.store(span_ptr + span, span, mask=span < num_spans)
+            tl.debug_barrier()
         token = _draw_by_search(
             logits,
             span_ptr,
-            mass_ptr,
             candidate_ptr,
-            num_spans,
+            num_listed,
             top,
             temperature,
             reach,
+            limit,
             top_k,
             top_p,
             mass,
@@ -215,48 +245,40 @@ def _draw_filtered(
 
 
 @triton.jit
-def choice_kernel(
-    logit_ptr,
-    temperature_ptr,
-    top_k_ptr,
-    top_p_ptr,
-    min_p_ptr,
-    seed_ptr,
-    position_ptr,
+def choose(
+    logits,
+    temperature,
+    top_k,
+    top_p,
+    min_p,
+    seed,
+    position,
     top_ptr,
     sum_ptr,
     span_ptr,
-    mass_ptr,
     candidate_ptr,
-    token_ptr,
     V,
     num_spans,
-    stride_logits,
     SPAN: tl.constexpr,
     SPANS: tl.constexpr,
     CANDIDATES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    logits = logit_ptr + row * stride_logits
+    """The token of one row; pointers are the row's own."""
     index = tl.arange(0, BLOCK)
     in_row = index < num_spans
-    tops = tl.load(top_ptr + row * num_spans + index, mask=in_row, other=float("-inf"))
+    tops = tl.load(top_ptr + index, mask=in_row, other=float("-inf"), cache_modifier=".cg")
     top = tl.max(tops, 0)
-    temperature = tl.load(temperature_ptr + row)
     if (temperature > 0) & (top * temperature > 0.5 * NOTHING):
-        sums = tl.load(sum_ptr + row * num_spans + index, mask=in_row, other=0.0)
-        masses = (exponential(tops - top) * sums * UNIT).to(tl.int64)
-        top_k = tl.load(top_k_ptr + row)
-        top_p = tl.load(top_p_ptr + row)
-        min_p = tl.load(min_p_ptr + row)
-        bits = random_bits(tl.load(seed_ptr + row), tl.load(position_ptr + row))
-        if ((top_k > 0) & (top_k < V)) | (top_p < 1) | (min_p > 0):
+        sums = tl.load(sum_ptr + index, mask=in_row, other=0.0, cache_modifier=".cg")
+        masses = exponential(tops - top) * sums
+        bits = random_bits(seed, position)
+        if is_filtered(temperature, top_k, top_p, min_p, V):
             token = _draw_filtered(
                 logits,
-                span_ptr + row * num_spans,
-                mass_ptr + row * num_spans,
-                candidate_ptr + row * (2 * CANDIDATES),
+                span_ptr,
+                candidate_ptr,
+                num_spans,
                 distance(tops, top),
                 masses,
                 top,
@@ -272,7 +294,7 @@ def choice_kernel(
                 BLOCK,
             )
         else:
-            span, target = _draw(masses, bits, BLOCK)
+            span, target = _draw((masses * UNIT).to(tl.int64), bits, BLOCK)
             token = _draw_in_span(logits, span, target, top, temperature, FARTHEST, V, SPAN)
     else:
         span = tl.min(tl.where(tops == top, index, BLOCK), 0)
@@ -281,4 +303,4 @@ def choice_kernel(
         x = load_scaled(logits + tokens, tokens < V, tl.where(temperature > 0, temperature, 1.0))
         token = span * SPAN + tl.min(tl.where(x == top, column, SPAN), 0)
     # Whatever an infinite logit did to the sums.
-    tl.store(token_ptr + row, tl.minimum(token, V - 1).to(tl.int64))
+    return tl.minimum(token, V - 1)

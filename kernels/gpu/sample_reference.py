@@ -7,8 +7,12 @@ from torch import Tensor
 
 from qoq.kernels.gpu.sampler import SamplerRows
 
-# Of the mass, or of a threshold: what fp32 weights and their sums are off by, at most.
+# Of the mass, or of a threshold. A GPU's exp2 is off by 2^-22; were that of one sign, a mass from
+# the summary, a product of two, would differ by 3 * 2^-22 from such weights. The rest is for
+# roundings of sums and of what is exponentiated, which have no sign in common.
 ROUNDING = 2.0**-20
+# A weight is of an fp32 distance from the largest logit in these steps: nearer tokens tie.
+STEP = 2.0**-24
 
 
 def check_tokens(logits: Tensor, rows: SamplerRows, numbers: Tensor, tokens: Tensor) -> int:
@@ -22,7 +26,7 @@ def check_tokens(logits: Tensor, rows: SamplerRows, numbers: Tensor, tokens: Ten
     for shift in (-ROUNDING, 0.0, ROUNDING):
         fits |= _is_drawn(logits, rows, numbers, tokens, shift, ROUNDING)
     wrong = (~fits).nonzero().flatten().tolist()
-    assert not wrong, f"rows {wrong[:9]} drew tokens {tokens[wrong[:9]].tolist()}"
+    assert not wrong, "\n".join(_drawn(logits, rows, numbers, tokens, row) for row in wrong[:4])
     return int((~exact).sum())
 
 
@@ -32,8 +36,9 @@ def kept_weights(logits: Tensor, rows: SamplerRows, shift: float = 0.0) -> Tenso
     ``shift`` is the relative change of ``top_p`` and ``min_p``.
     """
     temperature = torch.where(rows.temperature > 0, rows.temperature, 1.0)
-    scaled = (logits.float() / temperature[:, None]).double()
-    weights = (scaled - scaled.amax(-1, keepdim=True)).exp_()
+    scaled = logits.float() / temperature[:, None]
+    steps = ((scaled.amax(-1, keepdim=True) - scaled).double() / STEP).floor_()
+    weights = steps.mul_(-STEP).exp_()
     largest = weights.sort(dim=-1, descending=True).values
     rank = torch.arange(logits.shape[1], device=logits.device)
     k = torch.where(rows.top_k > 0, rows.top_k, logits.shape[1])[:, None]
@@ -43,6 +48,23 @@ def kept_weights(logits: Tensor, rows: SamplerRows, shift: float = 0.0) -> Tenso
     last = torch.minimum(before, k.clamp(max=logits.shape[1]) - 1)
     threshold = torch.maximum(largest.gather(1, last), rows.min_p.double()[:, None] * (1 + shift))
     return weights.masked_fill_(weights < threshold.clamp(max=1.0), 0.0)
+
+
+def _row(rows: SamplerRows, row: int) -> SamplerRows:
+    return SamplerRows(*(tensor[row : row + 1] for tensor in rows))
+
+
+def _drawn(logits: Tensor, rows: SamplerRows, numbers: Tensor, tokens: Tensor, row: int) -> str:
+    """Where a draw and its token lie, as shares of the mass that is kept."""
+    weights = kept_weights(logits[row : row + 1], _row(rows, row))[0]
+    token, shares = int(tokens[row]), (weights / weights.sum()).cumsum(0)
+    expected = int((shares <= numbers[row]).sum())
+    settings = [float(part[row]) for part in rows[:4]]
+    return (
+        f"row {row}, {settings}: drew {token}, which weighs {float(weights[token]):.3g} and ends "
+        f"at {float(shares[token]):.9f}, not {expected}, which ends at "
+        f"{float(shares[min(expected, len(shares) - 1)]):.9f}, with {float(numbers[row]):.9f}"
+    )
 
 
 def _is_drawn(

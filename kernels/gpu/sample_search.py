@@ -85,7 +85,7 @@ def search(
         low = tl.minimum(low, high)
         count = tl.sum(tl.where((end >= low) & (start <= high), counts, 0), 0)
     if low < high:
-        count, nearer_sum = gather(
+        count, within = gather(
             logits,
             span_ptr,
             candidate_ptr,
@@ -101,8 +101,9 @@ def search(
             CANDIDATES,
         )
         far = load_candidates(candidate_ptr, count, CANDIDATES)
-        values = packed(value(far, COUNTS))
-        high = smallest(far, values, goal - nearer_sum, low, high, count)
+        values = value(far, COUNTS)
+        goal -= within - tl.sum(values, 0)
+        high = smallest(far, packed(values), goal, low, high, count)
     return high
 
 
@@ -136,7 +137,7 @@ def mass_of_k(
 def store_masses(
     logits,
     span_ptr,
-    mass_ptr,
+    candidate_ptr,
     num_spans,
     top,
     temperature,
@@ -145,12 +146,13 @@ def store_masses(
     SPAN: tl.constexpr,
     SPANS: tl.constexpr,
 ):
-    """Of each listed span: what its kept tokens weigh."""
+    """Of each listed span, where candidates were: what its kept tokens weigh."""
+    tl.debug_barrier()
     for first in range(0, num_spans, SPANS):
         _, far = load_distances(
             logits, span_ptr, first, num_spans, top, temperature, V, SPAN, SPANS
         )
         kept = tl.sum(tl.where(far <= reach, weight(far), 0), 1)
         index = first + tl.arange(0, SPANS)
-        tl.store(mass_ptr + index, kept, mask=index < num_spans)
+        tl.store(candidate_ptr + index, kept, mask=index < num_spans)
     tl.debug_barrier()

@@ -46,6 +46,12 @@ def distance(scaled, top):
 
 
 @triton.jit
+def share(distance):
+    """Fp32: exp(-distance), what a token weighs beside the largest."""
+    return exponential(distance.to(tl.float32) * -STEP)
+
+
+@triton.jit
 def weight(distance):
-    """Int64: exp(-distance), 1 being UNIT."""
-    return (exponential(distance.to(tl.float32) * -STEP) * UNIT).to(tl.int64)
+    """Int64: ``share`` in steps of 1 / UNIT."""
+    return (share(distance) * UNIT).to(tl.int64)

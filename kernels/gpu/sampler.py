@@ -2,12 +2,14 @@
 
 ``engine/sampler.py`` is the definition, and a row's token is its token unless rounding decides: a
 draw within 2^-20 of the row's mass from the border between two tokens, a mass as near to top-p, a
-weight as near to min-p, or logits that differ by less than fp32 weights do.
+weight as near to min-p. As there, logits tie where their fp32 distances from the largest one do;
+here also within a step of 2^-24.
 
-Two launches of fixed grids, nothing is read by the host. The first reads all logits once. The
-second has a program for each row, which reads one span of 64 tokens where the row is greedy or
-drawn from all tokens. Where it is filtered, it reads the spans that may hold kept tokens: once
-where those are at most 2048, else in some more passes.
+One launch of a fixed grid, nothing is read by the host. Programs read all logits once; the one of
+a row that ends last chooses the row's token, while other rows are still read. It reads one span of
+64 tokens again where the row is greedy or drawn from all tokens. Where it is filtered, it reads the
+spans that probably hold all kept tokens, once where they do and those are at most 2048; else all
+spans that may hold some, in some more passes.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qoq.kernels.gpu import sample_choice, sample_summary
+from qoq.kernels.gpu import sample_choice, sample_kernel
 from qoq.kernels.gpu.logit_checks import check_logits, check_vector
 from qoq.kernels.gpu.sample_candidates import CANDIDATES
-from qoq.kernels.gpu.sample_choice import choice_kernel
-from qoq.kernels.gpu.sample_summary import SPAN, summary_kernel
+from qoq.kernels.gpu.sample_kernel import sampler_kernel
+from qoq.kernels.gpu.sample_summary import SPAN
 from qoq.kernels.gpu.sample_weights import MAX_VOCAB
 from qoq.kernels.gpu.sizes import cdiv, next_power_of_2
 
@@ -57,17 +59,17 @@ class SamplerRows(NamedTuple):
 
 
 class SamplerWorkspace(NamedTuple):
-    """What the two launches share, for batches of up to ``tops.shape[0]`` rows.
+    """What the programs of a row share, for batches of up to ``tops.shape[0]`` rows.
 
-    ``tops`` and ``sums`` fp32, ``spans`` int32, ``masses`` int64, all ``[R, num_spans]``;
-    ``candidates`` int32 ``[R, 2, 2048]``.
+    ``tops`` and ``sums`` fp32 and ``spans`` int32 ``[R, num_spans]``; ``candidates`` int64
+    ``[R, max(2048, num_spans)]``; ``arrivals`` int32 ``[R]``, zeros between launches.
     """
 
     tops: Tensor
     sums: Tensor
     spans: Tensor
-    masses: Tensor
     candidates: Tensor
+    arrivals: Tensor
 
     @classmethod
     def allocate(cls, max_rows: int, vocab_size: int, device: torch.device) -> SamplerWorkspace:
@@ -76,8 +78,8 @@ class SamplerWorkspace(NamedTuple):
             torch.empty(shape, device=device),
             torch.empty(shape, device=device),
             torch.empty(shape, dtype=torch.int32, device=device),
-            torch.empty(shape, dtype=torch.int64, device=device),
-            torch.empty(max_rows, 2, CANDIDATES, dtype=torch.int32, device=device),
+            torch.empty(max_rows, max(CANDIDATES, shape[1]), dtype=torch.int64, device=device),
+            torch.zeros(max_rows, dtype=torch.int32, device=device),
         )
 
 
@@ -96,36 +98,21 @@ def sample_triton(
     num_rows, vocab_size = logits.shape
     num_spans = workspace.tops.shape[1]
     if num_rows:
-        summary_kernel[(cdiv(num_spans, sample_summary.SPANS), num_rows)](
-            logits,
-            rows.temperature,
-            workspace.tops,
-            workspace.sums,
-            vocab_size,
-            num_spans,
-            logits.stride(0),
-            SPAN=SPAN,
-            SPANS=sample_summary.SPANS,
-            num_warps=sample_summary.NUM_WARPS,
-            enable_fp_fusion=False,
-        )
-        choice_kernel[(num_rows,)](
+        sampler_kernel[(cdiv(num_spans, sample_kernel.TILE), num_rows)](
             logits,
             *rows,
-            workspace.tops,
-            workspace.sums,
-            workspace.spans,
-            workspace.masses,
-            workspace.candidates,
+            *workspace,
             out,
             vocab_size,
             num_spans,
             logits.stride(0),
             SPAN=SPAN,
+            TILE=sample_kernel.TILE,
             SPANS=sample_choice.SPANS,
             CANDIDATES=CANDIDATES,
             BLOCK=next_power_of_2(num_spans),
-            num_warps=sample_choice.NUM_WARPS,
+            num_warps=sample_kernel.NUM_WARPS,
+            maxnreg=sample_kernel.MAX_REGISTERS,
             enable_fp_fusion=False,
         )
     return out

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
-from qoq.kernels.gpu import sample_choice, sample_random, sample_summary
+from qoq.kernels.gpu import sample_choice, sample_kernel, sample_random, sample_summary
 from qoq.kernels.gpu.sample_candidates import CANDIDATES
 from qoq.kernels.gpu.sampler import SamplerRows, SamplerWorkspace, sample_triton
 
@@ -27,37 +27,31 @@ TYPES = {
     "top_ptr": "*fp32",
     "sum_ptr": "*fp32",
     "span_ptr": "*i32",
-    "mass_ptr": "*i64",
-    "candidate_ptr": "*i32",
+    "candidate_ptr": "*i64",
+    "arrival_ptr": "*i32",
     "token_ptr": "*i64",
     "number_ptr": "*fp64",
     "V": "i32",
     "num_spans": "i32",
     "stride_logits": "i32",
 }
-CHOICE = {"SPAN": 64, "SPANS": sample_choice.SPANS, "CANDIDATES": CANDIDATES}
-KERNELS: dict[str, tuple[Any, dict[str, Any], int]] = {
+SAMPLER = {
+    "SPAN": 64,
+    "TILE": sample_kernel.TILE,
+    "SPANS": sample_choice.SPANS,
+    "CANDIDATES": CANDIDATES,
+}
+OPTIONS = {"num_warps": sample_kernel.NUM_WARPS, "maxnreg": sample_kernel.MAX_REGISTERS}
+KERNELS: dict[str, tuple[Any, dict[str, Any], dict[str, int]]] = {
     "summary": (
         sample_summary.summary_kernel,
         {"SPAN": 64, "SPANS": sample_summary.SPANS},
-        sample_summary.NUM_WARPS,
+        {"num_warps": sample_summary.NUM_WARPS},
     ),
-    "choice of 32000": (
-        sample_choice.choice_kernel,
-        CHOICE | {"BLOCK": 512},
-        sample_choice.NUM_WARPS,
-    ),
-    "choice of 128256": (
-        sample_choice.choice_kernel,
-        CHOICE | {"BLOCK": 2048},
-        sample_choice.NUM_WARPS,
-    ),
-    "choice of 262144": (
-        sample_choice.choice_kernel,
-        CHOICE | {"BLOCK": 4096},
-        sample_choice.NUM_WARPS,
-    ),
-    "numbers": (sample_random._numbers_kernel, {}, 1),
+    "sampler of 32000": (sample_kernel.sampler_kernel, SAMPLER | {"BLOCK": 512}, OPTIONS),
+    "sampler of 128256": (sample_kernel.sampler_kernel, SAMPLER | {"BLOCK": 2048}, OPTIONS),
+    "sampler of 262144": (sample_kernel.sampler_kernel, SAMPLER | {"BLOCK": 4096}, OPTIONS),
+    "numbers": (sample_random._numbers_kernel, {}, {"num_warps": 1}),
 }
 
 
@@ -69,10 +63,10 @@ def test_tokens_are_the_definitions_under_the_interpreter() -> None:
 @pytest.mark.parametrize("arch", [80, 89, 90])
 @pytest.mark.parametrize("name", KERNELS)
 def test_compiles_without_a_spill(name: str, arch: int) -> None:
-    kernel, constants, warps = KERNELS[name]
+    kernel, constants, options = KERNELS[name]
     used = {arg: kind for arg, kind in TYPES.items() if arg in kernel.arg_names}
-    aligned = [arg for arg, kind in used.items() if kind[0] == "*" or arg == "stride_logits"]
-    compiled = compile_ahead(kernel, arch, used, constants, aligned, num_warps=warps)
+    aligned = [arg for arg, kind in used.items() if kind[0] == "*" or arg in {"V", "stride_logits"}]
+    compiled = compile_ahead(kernel, arch, used, constants, aligned, **options)
     assert "0 bytes spill stores" in assemble(compiled.asm["ptx"], arch)
 
 
