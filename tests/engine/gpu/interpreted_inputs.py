@@ -9,8 +9,8 @@ from qoq.engine.gpu.inputs import FROM_DEVICE, NOWHERE, Prefills, Rows, StepInpu
 from qoq.engine.models.config import parse_model_config
 from qoq.kernels.kv_cache import KvFormat
 
+from ...kernels.gpu import interpreter  # noqa: F401
 from ..tiny_model import SHAPE
-from . import patched_interpreter  # noqa: F401
 
 # numpy's, of rows that are padding.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

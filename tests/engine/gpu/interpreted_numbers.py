@@ -18,10 +18,10 @@ from qoq.quantize.quantize import quantize_model
 from qoq.quantize.recipe import Recipe
 from qoq.scheduler.request import SamplingParams
 
+from ...kernels.gpu import interpreter  # noqa: F401
 from ..fake_quantization import Codes, FakeQuantizedModel
 from ..manual_steps import random_tokens
 from ..tiny_model import write_tiny_model
-from . import patched_interpreter  # noqa: F401
 from .recorded_engine import GpuModel, RecordingRunner, complete
 
 # numpy's, of rows that are padding.

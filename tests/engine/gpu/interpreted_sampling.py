@@ -19,7 +19,7 @@ from qoq.kernels.gpu.sampler import SamplerRows, SamplerWorkspace
 from qoq.scheduler import scheduler
 from qoq.scheduler.request import SamplingParams
 
-from . import patched_interpreter  # noqa: F401
+from ...kernels.gpu import interpreter  # noqa: F401
 from .given_logits import NAMES, GivenLogitsRunner, check_logprobs, expected_tokens, limits, run
 
 # numpy's, of rows that are padding.

@@ -23,10 +23,10 @@ from qoq.quantize.recipe import Recipe
 from qoq.scheduler import scheduler
 from qoq.scheduler.request import Pooling, SamplingParams
 
+from ...kernels.gpu import interpreter  # noqa: F401
 from ..manual_steps import random_tokens
 from ..talking_model import BOS, EOS, byte_tokenizer
 from ..tiny_model import write_tiny_model
-from . import patched_interpreter  # noqa: F401
 from .recorded_engine import GpuModel, RecordingRunner, complete
 
 # numpy's, of rows that are padding.

@@ -1,13 +1,18 @@
-"""Triton's interpreter under numpy 2.4, which no longer makes an int of an array of one element.
+"""Triton's interpreter under numpy 2.4, which makes no int of an array of one element; and
+with the language's functions replaced once, not at every call: that was half of a small kernel's
+time.
 
 Imported by the scripts that run in a process with ``TRITON_INTERPRET=1``.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from triton.runtime import interpreter
 
+_patch_lang = interpreter._patch_lang
 _patch_lang_tensor = interpreter._patch_lang_tensor
+_patched: set[frozenset[str]] = set()
 
 
 def _patch(tensor: Any, scope: Any) -> None:
@@ -15,4 +20,15 @@ def _patch(tensor: Any, scope: Any) -> None:
     scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
 
+def _patch_once(fn: Callable[..., Any]) -> Any:
+    """By the names under which a module knows the language. There is nothing to restore."""
+    languages = (interpreter.tl, interpreter.tl.core)
+    names = (name for name, value in fn.__globals__.items() if any(value is x for x in languages))
+    if (key := frozenset(names)) not in _patched:
+        _patched.add(key)
+        _patch_lang(fn)
+    return interpreter._LangPatchScope()
+
+
 interpreter._patch_lang_tensor = _patch
+interpreter._patch_lang = _patch_once
