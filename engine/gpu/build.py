@@ -18,7 +18,7 @@ from qoq.engine.gpu.inputs import StepInputs
 from qoq.engine.gpu.loader import GpuDecoder, GpuLoader
 from qoq.engine.gpu.memory import explain_out_of_memory, plan_gpu_memory
 from qoq.engine.gpu.runner import ROW_MULTIPLE, GpuModelRunner
-from qoq.engine.gpu.sampling import GpuSampler
+from qoq.engine.gpu.sampling.gpu_sampler import GpuSampler
 from qoq.engine.gpu.swap import BlockSwapper, staging_blocks
 from qoq.engine.grammar import Grammars
 from qoq.engine.memory import MemoryPlan, available_memory, wanted_model_len
@@ -27,8 +27,8 @@ from qoq.engine.models.loader import kv_format
 from qoq.engine.open_checkpoint import open_checkpoint
 from qoq.engine.precision import Precision
 from qoq.engine.protocol import EngineInfo
+from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
 from qoq.kernels.gpu.sizes import round_up
-from qoq.kernels.gpu.w4a8 import W4A8Gemm
 from qoq.kernels.kv_cache import KvFormat
 
 OLDEST_CAPABILITY = (8, 0)

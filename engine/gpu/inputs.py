@@ -14,9 +14,9 @@ from torch import Tensor
 
 from qoq.engine.gpu.step import GpuStep, PrefillPart
 from qoq.engine.models.config import ModelConfig
-from qoq.kernels.gpu.decode_plan import DecodePlan
+from qoq.kernels.gpu.attention.decode_plan import DecodePlan
+from qoq.kernels.gpu.attention.prefill_plan import plan_prefill
 from qoq.kernels.gpu.locate_tokens import locate_tokens
-from qoq.kernels.gpu.prefill_plan import plan_prefill
 from qoq.kernels.kv_cache import KvFormat
 
 FROM_DEVICE = -1  # in the place of a token id

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from qoq.engine.gpu.step import GpuStep, PrefillPart
-from qoq.kernels.gpu.decode_attention import decode_partials
-from qoq.kernels.gpu.merge_partials import merge_quantize
-from qoq.kernels.gpu.prefill_attention import prefill_attention
+from qoq.kernels.gpu.attention.decode_attention import decode_partials
+from qoq.kernels.gpu.attention.merge_partials import merge_quantize
+from qoq.kernels.gpu.attention.prefill_attention import prefill_attention
+from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
+from qoq.kernels.gpu.gemm.w4a8_weight import W4A8Weight
+from qoq.kernels.gpu.gemm.w8a8 import w8a8_config, w8a8_gemm_triton
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
 from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton
 from qoq.kernels.gpu.rope_store_kv import HeadNorm, rope_store_kv_triton
 from qoq.kernels.gpu.silu_mul import silu_mul_quantize_triton
-from qoq.kernels.gpu.w4a8 import W4A8Gemm
-from qoq.kernels.gpu.w4a8_weight import W4A8Weight
-from qoq.kernels.gpu.w8a8 import w8a8_config, w8a8_gemm_triton
 from qoq.kernels.kv_cache import KvCache, KvFormat
 
 

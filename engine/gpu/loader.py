@@ -26,15 +26,15 @@ from qoq.engine.models.loader import (
     kv_format,
     stack_biases,
 )
-from qoq.kernels.gpu.quantized_rows import QuantizedRows
-from qoq.kernels.gpu.rope_store_kv import HeadNorm
-from qoq.kernels.gpu.w4a8 import W4A8Gemm
-from qoq.kernels.gpu.w4a8_weight import (
+from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
+from qoq.kernels.gpu.gemm.w4a8_weight import (
     can_pair,
     pack_per_channel,
     pack_per_group,
     pair_rows,
 )
+from qoq.kernels.gpu.quantized_rows import QuantizedRows
+from qoq.kernels.gpu.rope_store_kv import HeadNorm
 
 GATED = ["gate_proj", "up_proj"]
 

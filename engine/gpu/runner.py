@@ -12,10 +12,10 @@ from qoq.engine.gpu.graphs import DecodeGraphs
 from qoq.engine.gpu.inputs import FROM_DEVICE, Prefills, Rows, StepInputs
 from qoq.engine.gpu.layers import W8A8Linear
 from qoq.engine.gpu.loader import GpuDecoder
-from qoq.engine.gpu.pending_logprobs import PendingLogprobs
 from qoq.engine.gpu.running_step import GpuRunningStep, RunningSteps
-from qoq.engine.gpu.sampled_row import SampledRow
-from qoq.engine.gpu.sampling import GpuSampler
+from qoq.engine.gpu.sampling.gpu_sampler import GpuSampler
+from qoq.engine.gpu.sampling.pending_logprobs import PendingLogprobs
+from qoq.engine.gpu.sampling.sampled_row import SampledRow
 from qoq.engine.gpu.slots import Slots
 from qoq.engine.gpu.swap import BlockSwapper
 from qoq.engine.grammar import Grammars

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qoq.engine.gpu.pending_logprobs import PendingLogprobs
+from qoq.engine.gpu.sampling.pending_logprobs import PendingLogprobs
 from qoq.engine.request_state import RequestState
 from qoq.engine.step_result import StepResult
 

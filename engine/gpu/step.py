@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qoq.kernels.gpu.decode_plan import DecodePlan
+from qoq.kernels.gpu.attention.decode_plan import DecodePlan
+from qoq.kernels.gpu.attention.prefill_plan import PrefillPlan
 from qoq.kernels.gpu.embedding import embed_triton
-from qoq.kernels.gpu.prefill_plan import PrefillPlan
 from qoq.kernels.kv_cache import SlotMapping
 
 

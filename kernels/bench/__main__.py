@@ -16,7 +16,7 @@ import triton
 from qoq.kernels.bench.ablation import Times, ablate
 from qoq.kernels.bench.gemm import SHAPES, Row, compare, sweep
 from qoq.kernels.bench.timing import copy_bandwidth, product_tops
-from qoq.kernels.gpu.w4a8_weight import STEP
+from qoq.kernels.gpu.gemm.w4a8_weight import STEP
 
 
 def main() -> None:

@@ -32,10 +32,10 @@ from qoq.kernels.bench.gemm import (
     reference,
 )
 from qoq.kernels.bench.timing import time_us
-from qoq.kernels.gpu.w4a8_config import portable_config
-from qoq.kernels.gpu.w4a8_operands import Workspace
-from qoq.kernels.gpu.w4a8_triton import w4a8_gemm_triton
-from qoq.kernels.gpu.w4a8_weight import STEP, W4A8Weight
+from qoq.kernels.gpu.gemm.w4a8_config import portable_config
+from qoq.kernels.gpu.gemm.w4a8_operands import Workspace
+from qoq.kernels.gpu.gemm.w4a8_triton import w4a8_gemm_triton
+from qoq.kernels.gpu.gemm.w4a8_weight import STEP, W4A8Weight
 from qoq.kernels.quantize import QuantizedActivations
 
 

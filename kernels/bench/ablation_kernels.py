@@ -7,8 +7,8 @@ Groups are of 128 channels, one a step. Everything that a variant does not take 
 import triton
 import triton.language as tl
 
-from qoq.kernels.gpu.gemm_tile import place_tile, store_scaled, sum_splits
-from qoq.kernels.gpu.w4a8_triton import _dequantize
+from qoq.kernels.gpu.gemm.gemm_tile import place_tile, store_scaled, sum_splits
+from qoq.kernels.gpu.gemm.w4a8_triton import _dequantize
 
 
 @triton.jit

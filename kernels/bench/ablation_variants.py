@@ -13,10 +13,10 @@ import triton
 from torch import Tensor
 
 from qoq.kernels.bench.ablation_kernels import float_groups_kernel, rows_as_stored_kernel
-from qoq.kernels.gpu.w4a8_config import TileConfig
-from qoq.kernels.gpu.w4a8_operands import Workspace
-from qoq.kernels.gpu.w4a8_triton import _w4a8_gemm_kernel
-from qoq.kernels.gpu.w4a8_weight import W4A8Weight
+from qoq.kernels.gpu.gemm.w4a8_config import TileConfig
+from qoq.kernels.gpu.gemm.w4a8_operands import Workspace
+from qoq.kernels.gpu.gemm.w4a8_triton import _w4a8_gemm_kernel
+from qoq.kernels.gpu.gemm.w4a8_weight import W4A8Weight
 from qoq.kernels.packing import pack_codes
 from qoq.kernels.quantize import QuantizedActivations
 

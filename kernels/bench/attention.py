@@ -17,9 +17,9 @@ from torch import Tensor
 
 from qoq.kernels.bench.attention_case import AttentionCase, make_case
 from qoq.kernels.bench.timing import NUM_CALLS, copy_bandwidth, time_us
-from qoq.kernels.gpu.decode_attention import DecodeConfig, decode_partials
-from qoq.kernels.gpu.decode_plan import PARTITION, DecodePlan
-from qoq.kernels.gpu.merge_partials import merge, merge_quantize
+from qoq.kernels.gpu.attention.decode_attention import DecodeConfig, decode_partials
+from qoq.kernels.gpu.attention.decode_plan import PARTITION, DecodePlan
+from qoq.kernels.gpu.attention.merge_partials import merge, merge_quantize
 from qoq.kernels.gpu.quantized_rows import QuantizedRows
 from qoq.kernels.gpu.sizes import cdiv
 from qoq.kernels.kv_cache import KvCache

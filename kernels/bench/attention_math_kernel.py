@@ -6,7 +6,7 @@ One head's rows over all of its tokens, no mask, otherwise as in ``prefill_trito
 import triton
 import triton.language as tl
 
-from qoq.kernels.gpu.partial_softmax import MASKED
+from qoq.kernels.gpu.attention.partial_softmax import MASKED
 
 
 @triton.jit

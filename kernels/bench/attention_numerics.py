@@ -20,7 +20,7 @@ from qoq.kernels.bench.attention_case import make_case
 from qoq.kernels.bench.attention_math_kernel import math_kernel
 from qoq.kernels.bench.prefill_case import attend, reference
 from qoq.kernels.bench.timing import time_us
-from qoq.kernels.gpu.partial_softmax import LOG2_E
+from qoq.kernels.gpu.attention.partial_softmax import LOG2_E
 from qoq.kernels.kv_cache import SlotMapping, store_kv
 
 HEAD_DIM = 128

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from qoq.kernels.bench.timing import time_us
+from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm, multiply
+from qoq.kernels.gpu.gemm.w4a8_config import STREAM_K, Config, HopperTile, TileConfig
+from qoq.kernels.gpu.gemm.w4a8_operands import Workspace
+from qoq.kernels.gpu.gemm.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
-from qoq.kernels.gpu.w4a8 import W4A8Gemm, multiply
-from qoq.kernels.gpu.w4a8_config import STREAM_K, Config, HopperTile, TileConfig
-from qoq.kernels.gpu.w4a8_operands import Workspace
-from qoq.kernels.gpu.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
 from qoq.kernels.packing import pack_codes
 from qoq.kernels.quantize import QuantizedActivations
 

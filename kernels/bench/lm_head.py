@@ -15,8 +15,8 @@ from torch import Tensor
 
 from qoq.kernels.bench.gemm import L2_BYTES, device_arch
 from qoq.kernels.bench.timing import copy_bandwidth, time_us
-from qoq.kernels.gpu.dense_gemm import dense_config, dense_gemm_triton
-from qoq.kernels.gpu.w4a8_config import TileConfig
+from qoq.kernels.gpu.gemm.dense_gemm import dense_config, dense_gemm_triton
+from qoq.kernels.gpu.gemm.w4a8_config import TileConfig
 
 # Vocabulary and hidden size.
 SHAPES = {

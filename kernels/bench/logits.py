@@ -16,9 +16,9 @@ from torch import Tensor
 
 from qoq.kernels.bench.timing import time_us
 from qoq.kernels.gpu.embedding import embed_triton
-from qoq.kernels.gpu.logit_edits import LogitEdits, edit_logits_triton, mask_logits_triton
-from qoq.kernels.gpu.token_counts import Penalties, count_sampled_triton, penalize_triton
-from qoq.kernels.gpu.token_logprobs import token_logprobs_triton
+from qoq.kernels.gpu.sampling.logit_edits import LogitEdits, edit_logits_triton, mask_logits_triton
+from qoq.kernels.gpu.sampling.token_counts import Penalties, count_sampled_triton, penalize_triton
+from qoq.kernels.gpu.sampling.token_logprobs import token_logprobs_triton
 
 ROWS, VOCAB_SIZE, HIDDEN = 256, 128256, 4096
 TOKENS, BIASES = 1000, 20

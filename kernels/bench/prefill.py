@@ -26,10 +26,14 @@ from qoq.kernels.bench.prefill_case import (
     random_queries,
 )
 from qoq.kernels.bench.timing import time_us
-from qoq.kernels.gpu.dequantize_kv import dequantize_blocks
-from qoq.kernels.gpu.prefill_attention import prefill_attention, prefill_config, scratch_width
-from qoq.kernels.gpu.prefill_gluon import HopperPrefill
-from qoq.kernels.gpu.prefill_triton import PrefillTile
+from qoq.kernels.gpu.attention.dequantize_kv import dequantize_blocks
+from qoq.kernels.gpu.attention.prefill_attention import (
+    prefill_attention,
+    prefill_config,
+    scratch_width,
+)
+from qoq.kernels.gpu.attention.prefill_gluon import HopperPrefill
+from qoq.kernels.gpu.attention.prefill_triton import PrefillTile
 
 HEAD_DIM = 128
 LLAMA_3_8B, LLAMA_2_7B = (32, 8), (32, 32)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from qoq.kernels.bench.attention_case import U16, U32, AttentionCase
-from qoq.kernels.gpu.dequantize_kv import dequantize_blocks
-from qoq.kernels.gpu.prefill_attention import prefill_attention, scratch_width
-from qoq.kernels.gpu.prefill_gluon import HopperPrefill
-from qoq.kernels.gpu.prefill_plan import PrefillPlan, plan_prefill
-from qoq.kernels.gpu.prefill_triton import PrefillTile
+from qoq.kernels.gpu.attention.dequantize_kv import dequantize_blocks
+from qoq.kernels.gpu.attention.prefill_attention import prefill_attention, scratch_width
+from qoq.kernels.gpu.attention.prefill_gluon import HopperPrefill
+from qoq.kernels.gpu.attention.prefill_plan import PrefillPlan, plan_prefill
+from qoq.kernels.gpu.attention.prefill_triton import PrefillTile
 from qoq.kernels.kv_cache import dequantize_kv
 
 Config = PrefillTile | HopperPrefill | None

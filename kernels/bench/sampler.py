@@ -13,9 +13,9 @@ import triton
 from torch import Tensor
 
 from qoq.kernels.bench.timing import copy_bandwidth, time_us
-from qoq.kernels.gpu.sample_random import random_numbers_triton
-from qoq.kernels.gpu.sample_reference import check_tokens
-from qoq.kernels.gpu.sampler import SamplerRows, SamplerWorkspace, sample_triton
+from qoq.kernels.gpu.sampling.sample_random import random_numbers_triton
+from qoq.kernels.gpu.sampling.sample_reference import check_tokens
+from qoq.kernels.gpu.sampling.sampler import SamplerRows, SamplerWorkspace, sample_triton
 
 # Name: temperature, top-k, top-p, and every how manieth row is filtered.
 BATCHES = {

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qoq.kernels.gpu.logit_checks import check_vector
+from qoq.kernels.gpu.sampling.logit_checks import check_vector
 from qoq.kernels.gpu.sizes import cdiv
 
 _BLOCK = 1024

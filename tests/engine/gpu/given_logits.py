@@ -18,8 +18,8 @@ from qoq.engine.engine import Engine
 from qoq.engine.gpu.inputs import StepInputs
 from qoq.engine.gpu.layers import W8A8Linear
 from qoq.engine.gpu.runner import GpuModelRunner
-from qoq.engine.gpu.sampled_row import SampledRow
-from qoq.engine.gpu.sampling import GpuSampler
+from qoq.engine.gpu.sampling.gpu_sampler import GpuSampler
+from qoq.engine.gpu.sampling.sampled_row import SampledRow
 from qoq.engine.grammar import Grammars
 from qoq.engine.llm import Completion
 from qoq.engine.logprobs import token_logprobs

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qoq.engine.gpu import layers
 from qoq.engine.models.decoder import Decoder
-from qoq.kernels.gpu.w4a8 import W4A8Gemm
+from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
 from qoq.kernels.kv_cache import KvFormat, load_codes, load_scales
 from qoq.quantize.quantize import quantize_model
 from qoq.quantize.recipe import Recipe

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from qoq.engine.gpu import logit_editor, pending_logprobs, sampling, token_counts
-from qoq.engine.gpu.sampling import GpuSampler
+from qoq.engine.gpu.sampling import gpu_sampler as sampling
+from qoq.engine.gpu.sampling import logit_editor, pending_logprobs, token_counts
+from qoq.engine.gpu.sampling.gpu_sampler import GpuSampler
 from qoq.engine.sampler import SampleRow, sample
-from qoq.kernels.gpu.sampler import SamplerRows, SamplerWorkspace
+from qoq.kernels.gpu.sampling.sampler import SamplerRows, SamplerWorkspace
 from qoq.scheduler import scheduler
 from qoq.scheduler.request import SamplingParams
 

@@ -18,16 +18,17 @@ from qoq.engine.checkpoint import Checkpoint
 from qoq.engine.config import EngineConfig
 from qoq.engine.engine import Engine
 from qoq.engine.engine_info import describe, eos_token_ids
-from qoq.engine.gpu import build, graphs, inputs, pending_logprobs, runner
+from qoq.engine.gpu import build, graphs, inputs, runner
 from qoq.engine.gpu.loader import GpuDecoder, GpuLoader
 from qoq.engine.gpu.running_step import GpuRunningStep
+from qoq.engine.gpu.sampling import pending_logprobs
 from qoq.engine.grammar import Grammars
 from qoq.engine.llm import Completion
 from qoq.engine.memory import MemoryPlan
 from qoq.engine.models.config import parse_model_config
 from qoq.engine.models.loader import kv_format
+from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
 from qoq.kernels.gpu.quantized_rows import QuantizedRows
-from qoq.kernels.gpu.w4a8 import W4A8Gemm
 from qoq.kernels.kv_cache import KvFormat
 from qoq.scheduler.batch import Batch
 from qoq.scheduler.request import Request, SamplingParams

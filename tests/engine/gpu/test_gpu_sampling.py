@@ -13,8 +13,8 @@ pytest.importorskip("triton", reason="needs triton, which torch's CPU builds lea
 
 from qoq.engine.engine import Engine
 from qoq.engine.gpu.running_step import GpuRunningStep
-from qoq.engine.gpu.sampling import GpuSampler
-from qoq.kernels.gpu import logit_edits, token_counts
+from qoq.engine.gpu.sampling.gpu_sampler import GpuSampler
+from qoq.kernels.gpu.sampling import logit_edits, token_counts
 from qoq.scheduler import scheduler
 from qoq.scheduler.batch import Batch
 from qoq.scheduler.scheduler import Scheduler

@@ -20,8 +20,8 @@ pytest.importorskip("triton", reason="needs triton, which torch's CPU builds lea
 
 from qoq.engine.gpu.layers import W4A8Linear, W8A8Linear
 from qoq.engine.gpu.loader import GpuLoader
-from qoq.kernels.gpu.w4a8 import W4A8Gemm
-from qoq.kernels.gpu.w4a8_weight import pack_per_channel, pack_per_group
+from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
+from qoq.kernels.gpu.gemm.w4a8_weight import pack_per_channel, pack_per_group
 
 CPU = torch.device("cpu")
 NAME, HIDDEN = "model.layers.0.self_attn", SHAPE["hidden_size"]

@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from qoq.engine.gpu.request_edits import RequestEdits
-from qoq.engine.gpu.row_edits import ALWAYS
+from qoq.engine.gpu.sampling.request_edits import RequestEdits
+from qoq.engine.gpu.sampling.row_edits import ALWAYS
 from qoq.engine.logit_rules import apply_rules
 from qoq.engine.request_state import RequestState
 from qoq.scheduler.request import SamplingParams

@@ -4,9 +4,9 @@ import torch
 
 from qoq.kernels.bench import ablation_variants as variants
 from qoq.kernels.bench.ablation import check_float_groups
-from qoq.kernels.gpu.w4a8_config import TileConfig
-from qoq.kernels.gpu.w4a8_operands import Workspace
-from qoq.kernels.gpu.w4a8_weight import pack_per_group
+from qoq.kernels.gpu.gemm.w4a8_config import TileConfig
+from qoq.kernels.gpu.gemm.w4a8_operands import Workspace
+from qoq.kernels.gpu.gemm.w4a8_weight import pack_per_group
 from qoq.kernels.packing import pack_codes
 from qoq.kernels.quantize import QuantizedActivations
 from qoq.kernels.w4a8_gemm import w4a8_gemm_reference

@@ -7,8 +7,8 @@ other rows are compared with float64.
 
 import torch
 
-from qoq.kernels.gpu.decode_plan import DecodePlan
-from qoq.kernels.gpu.merge_partials import ONE_HEAD, MergeConfig, merge, merge_quantize
+from qoq.kernels.gpu.attention.decode_plan import DecodePlan
+from qoq.kernels.gpu.attention.merge_partials import ONE_HEAD, MergeConfig, merge, merge_quantize
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
 from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton
 from qoq.kernels.gpu.rope_store_kv import HeadNorm, rope_store_kv_triton

@@ -9,10 +9,14 @@ from pathlib import Path
 
 
 def assert_equal_under_the_interpreter(script: str) -> None:
+    """``script`` by its path from this folder, from which it may import too."""
     folder = Path(__file__).parent
+    path = folder / script
+    imported = f"{path.parent}{os.pathsep}{folder}"
     run = subprocess.run(
-        [sys.executable, "-P", str(folder / script)],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(folder)},
+        [sys.executable, "-P", str(path)],
+        env=os.environ
+        | {"TRITON_INTERPRET": "1", "PYTHONPATH": imported},
         capture_output=True,
         text=True,
         check=False,

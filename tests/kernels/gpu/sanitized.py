@@ -13,11 +13,17 @@ from w4a8_cases import extreme_rows, head, product, with_stride
 from qoq.kernels.bench import attention
 from qoq.kernels.bench.attention_case import make_case
 from qoq.kernels.bench.gemm import device_arch, random_activations, random_weight
-from qoq.kernels.gpu.dense_gemm import dense_config, dense_gemm_triton
-from qoq.kernels.gpu.w4a8 import multiply
-from qoq.kernels.gpu.w4a8_config import STREAM_K, Config, HopperTile, TileConfig, portable_config
-from qoq.kernels.gpu.w4a8_operands import Workspace
-from qoq.kernels.gpu.w8a8 import w8a8_config, w8a8_gemm_triton
+from qoq.kernels.gpu.gemm.dense_gemm import dense_config, dense_gemm_triton
+from qoq.kernels.gpu.gemm.w4a8 import multiply
+from qoq.kernels.gpu.gemm.w4a8_config import (
+    STREAM_K,
+    Config,
+    HopperTile,
+    TileConfig,
+    portable_config,
+)
+from qoq.kernels.gpu.gemm.w4a8_operands import Workspace
+from qoq.kernels.gpu.gemm.w8a8 import w8a8_config, w8a8_gemm_triton
 
 MS = (1, 17, 130)
 HOPPER_TILES = [

@@ -10,8 +10,8 @@ from qoq.kernels.bench.ablation_kernels import (  # noqa: E402
     float_groups_kernel,
     rows_as_stored_kernel,
 )
-from qoq.kernels.gpu.w4a8_config import portable_config  # noqa: E402
-from qoq.kernels.gpu.w4a8_triton import _w4a8_gemm_kernel  # noqa: E402
+from qoq.kernels.gpu.gemm.w4a8_config import portable_config  # noqa: E402
+from qoq.kernels.gpu.gemm.w4a8_triton import _w4a8_gemm_kernel  # noqa: E402
 
 from .interpreted import assert_equal_under_the_interpreter  # noqa: E402
 from .sass import assemble, compile_ahead, main_loop  # noqa: E402

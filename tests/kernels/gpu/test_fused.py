@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from qoq.kernels.gpu.decode_plan import DecodePlan
+from qoq.kernels.gpu.attention.decode_plan import DecodePlan
 from qoq.kernels.kv_cache import KvFormat, SlotMapping
 
 pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
-from qoq.kernels.gpu import merge_partials, rms_norm, rope_store_kv, silu_mul
+from qoq.kernels.gpu import rms_norm, rope_store_kv, silu_mul
+from qoq.kernels.gpu.attention import merge_partials
 from qoq.kernels.gpu.quantized_rows import QuantizedRows
 
 from .interpreted import assert_equal_under_the_interpreter

@@ -27,7 +27,8 @@ def test_is_clean(tool: str, part: str) -> None:
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", "--print-limit", "20"]
     if tool == "memcheck":
         command += ["--padding", "512"]
-    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    folders = [str(folder / name) for name in ("", "gemm", "attention")]
+    path = os.pathsep.join(filter(None, [*folders, os.environ.get("PYTHONPATH")]))
     run = subprocess.run(
         [*command, sys.executable, "-P", str(folder / "sanitized.py"), part],
         env=os.environ | {"PYTHONPATH": path, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},

@@ -1,0 +1,1 @@
+"""Attention over the paged, quantized cache: decode, prefill, their plans and merges."""

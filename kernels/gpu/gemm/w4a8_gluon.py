@@ -1,0 +1,165 @@
+"""W4A8 GEMM in Gluon for Hopper (sm_90): the same operands and the same bits as ``w4a8_triton``.
+
+One block of threads on each multiprocessor stays there and works through its share of the output.
+Two warps fetch by TMA, one the weights and one the activations, into a ring of stages; two warp
+groups multiply, each its own channels or, where tiles are narrow, each every other part of K, and
+then the first adds up what both have. While one of them dequantizes, the other keeps the tensor
+cores busy. Weights are operand A, dequantized in registers (see ``w4a8_triton``); int8 ``wgmma``
+sums in int32. The warp for the weights does not wait for the kernel in front (programmatic
+dependent launch), the one for the activations does.
+
+K may be cut where tiles are too few: into equal parts, or so that every block gets the same number
+of stages (stream-K; Osama et al., arXiv 2301.03598). Parts leave int32 partial sums in the
+workspace, and the last one of a tile to arrive adds them up: exact, in any order.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from qoq.kernels.gpu.gemm.w4a8_config import STREAM_K, HopperTile
+from qoq.kernels.gpu.gemm.w4a8_gluon_kernel import _w4a8_kernel
+from qoq.kernels.gpu.gemm.w4a8_operands import Workspace, check_operands
+from qoq.kernels.gpu.gemm.w4a8_weight import ROWS, W4A8Weight
+from qoq.kernels.gpu.sizes import cdiv
+from qoq.kernels.quantize import QuantizedActivations
+
+# Two blocks on a multiprocessor leave 80 registers a thread, of which the warps that fetch lend
+# theirs to those that multiply.
+REGISTERS = {1: (None, 240), 2: (80, 104)}
+STORED = 8192  # outputs of a warp group, in shared memory at a time
+
+
+class _Shares(NamedTuple):
+    """``tiles_m`` by ``tiles_n`` tiles of ``steps`` stages each; a block of threads gets ``share``
+    stages in a row, or with 0 every ``num_blocks``-th tile.
+    """
+
+    num_blocks: int
+    tiles_m: int
+    tiles_n: int
+    steps: int
+    share: int
+
+    @classmethod
+    def of(cls, m: int, weight: W4A8Weight, tile: HopperTile, workspace: Workspace) -> _Shares:
+        tiles_m, tiles_n = cdiv(m, tile.block_m), cdiv(weight.n, tile.channels)
+        tiles, steps = tiles_m * tiles_n, cdiv(weight.boxes.shape[1], tile.boxes)
+        num_blocks = _num_multiprocessors(weight.boxes.device) * tile.blocks_per_sm
+        share = cdiv(steps, tile.split_k or 1)
+        if tile.split_k == STREAM_K:
+            share = cdiv(tiles * steps, num_blocks)
+        num_shares = cdiv(tiles * steps, share)
+        partials = num_shares * 2 * tile.channels * tile.block_m
+        if tile.split_k == 1 or not workspace.fits(tiles, partials):
+            return cls(min(num_blocks, tiles), tiles_m, tiles_n, steps, 0)
+        return cls(num_shares, tiles_m, tiles_n, steps, share)
+
+
+@cache
+def _num_multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def can_run(x: QuantizedActivations, weight: W4A8Weight, out_dtype: torch.dtype) -> bool:
+    """Whether TMA can address the operands: rows of 16 bytes, groups of 64 or more, and 16 bits an
+    output.
+    """
+    codes = x.codes
+    aligned = codes.data_ptr() % 16 == 0 and x.scales.data_ptr() % 16 == 0
+    return (
+        aligned
+        and out_dtype.itemsize == 2
+        and codes.stride(0) % 16 == 0
+        and weight.num_outputs % 8 == 0
+        and weight.groups_per_step <= 2
+        and codes.shape[0] > 0
+    )
+
+
+def w4a8_gemm_gluon(
+    x: QuantizedActivations,
+    weight: W4A8Weight,
+    tile: HopperTile,
+    workspace: Workspace,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.float16,
+    x_sums: Tensor | None = None,
+) -> Tensor:
+    """As ``w4a8_gemm_triton``; ``can_run`` must hold.
+
+    Raises:
+        ValueError: a shape, dtype or device does not match; the message names the tensor.
+    """
+    check_operands(x, weight, bias)
+    m = x.codes.shape[0]
+    y = torch.empty(m, weight.num_outputs, dtype=out_dtype, device=x.codes.device)
+    shares = _Shares.of(m, weight, tile, workspace)
+    groups = weight.groups_per_step
+    sums = workspace.counters  # where no zero point needs sums, any int32 memory will do
+    if weight.zeros is not None:
+        sums = (x.sums if x_sums is None else x_sums).view(-1)
+    y_block = stored_block(tile, weight.is_gated)
+    max_registers, registers = REGISTERS[tile.blocks_per_sm]
+    half, line, swizzled = _layouts(y_block[1])
+    _w4a8_kernel[(shares.num_blocks,)](
+        TensorDescriptor.from_tensor(x.codes, [tile.block_m, 64], half),
+        TensorDescriptor.from_tensor(weight.boxes.view(-1, 64), [ROWS, 64], half),
+        TensorDescriptor.from_tensor(
+            (weight.groups if weight.groups is not None else workspace.counters).view(-1),
+            [ROWS],
+            line,
+        ),
+        TensorDescriptor.from_tensor(x.scales.view(-1), [tile.block_m], line),
+        TensorDescriptor.from_tensor(sums, [tile.block_m], line),
+        TensorDescriptor.from_tensor(y, y_block, swizzled),
+        weight.scales,
+        weight.scales if weight.zeros is None else weight.zeros,
+        weight.scales if bias is None else bias,
+        workspace.partials,
+        workspace.counters,
+        weight.n,
+        weight.boxes.shape[1],
+        shares.tiles_m,
+        shares.tiles_n,
+        shares.steps,
+        shares.share,
+        BLOCK_M=tile.block_m,
+        GROUPS=groups,
+        STAGES=min(tile.num_stages, shares.steps),
+        BOXES=tile.boxes,
+        PARTS=tile.channels // ROWS,
+        CHUNKS=tile.block_m // y_block[0],
+        HAS_BIAS=bias is not None,
+        IS_GATED=weight.is_gated,
+        TAKES_TURNS=tile.takes_turns,
+        REGISTERS=registers,
+        num_warps=4,
+        launch_pdl=True,
+        **({"maxnreg": max_registers} if max_registers else {}),
+    )
+    return y
+
+
+def stored_block(tile: HopperTile, is_gated: bool) -> list[int]:
+    """Tokens and channels that a warp group stores at a time: 16 KiB, or all it has."""
+    channels = ROWS // 2 if is_gated else ROWS
+    return [min(tile.block_m, STORED // channels), channels]
+
+
+@cache
+def _layouts(
+    channels: int,
+) -> tuple[gl.NVMMASharedLayout, gl.NVMMASharedLayout, gl.NVMMASharedLayout]:
+    """In shared memory: of 64-byte rows, of one-dimensional data, and of ``channels`` a token."""
+    return (
+        gl.NVMMASharedLayout(64, 8, 2),
+        gl.NVMMASharedLayout(0, 32, 1),
+        gl.NVMMASharedLayout(2 * channels, 16, 2),
+    )

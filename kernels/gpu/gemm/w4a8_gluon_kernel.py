@@ -1,0 +1,372 @@
+"""The device side of ``w4a8_gluon``: who fetches, who multiplies, and what the blocks share."""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from qoq.kernels.gpu.gemm.w4a8_gluon_sums import (
+    ROWS,
+    exchange_layout,
+    gated,
+    give_sums,
+    store_tile,
+    sum_shares,
+    take_sums,
+)
+
+
+@gluon.jit
+def _dequantize(w, group, HIGH: gl.constexpr):
+    """Low or high nibbles of uint8 ``w`` [rows, 64] as int8, by the words of their groups."""
+    scale = gl.expand_dims(group & 0xFF, 1)
+    offset = gl.expand_dims((group >> 8) * 0x01010101, 1)
+    _, scale = gl.broadcast(w, scale)
+    w, offset = gl.broadcast(w, offset)
+    SHIFT: gl.constexpr = "shr.u32 t, $1, 4; and.b32 t, t," if HIGH else "and.b32 t, $1,"
+    return gl.inline_asm_elementwise(
+        "{ .reg .b32 t; "
+        + SHIFT
+        + " 0x0F0F0F0F; mad.lo.u32 t, t, $2, $6; xor.b32 $0, t, 0x80808080; }",
+        "=r,r,r,r,r,r,r,r,r,r",
+        [w, scale, offset],
+        dtype=gl.int8,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@gluon.jit
+def _codes(w, HIGH: gl.constexpr):
+    """The codes themselves."""
+    SHIFT: gl.constexpr = "shr.u32 t, $1, 4; and.b32 $0, t," if HIGH else "and.b32 $0, $1,"
+    return gl.inline_asm_elementwise(
+        "{ .reg .b32 t; " + SHIFT + " 0x0F0F0F0F; }",
+        "=r,r",
+        [w],
+        dtype=gl.int8,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@gluon.jit
+def _range_of_tiles(tiles, steps, share):
+    """This block's first tile, the tile it stops at, and its stride; its first stage of all and
+    the stage it stops at.
+    """
+    block = gl.program_id(0)
+    if share == 0:
+        return block, tiles, gl.num_programs(0), 0, tiles * steps
+    begin = block * share
+    end = gl.minimum(begin + share, tiles * steps)
+    return begin // steps, (end + steps - 1) // steps, 1, begin, end
+
+
+@gluon.jit
+def _place(tile, tiles_m, tiles_n):
+    """Eight columns of tiles at a time: neighbours share weights and activations in the L2."""
+    band = 8 * tiles_m
+    first_n = tile // band * 8
+    width = gl.minimum(tiles_n - first_n, 8)
+    return tile % band // width, first_n + tile % band % width
+
+
+@gluon.jit
+def _fetch_weights(
+    w_desc,
+    group_desc,
+    rings,
+    barriers,
+    num_boxes,
+    work,
+    GROUPS: gl.constexpr,
+    STAGES: gl.constexpr,
+    BOXES: gl.constexpr,
+    PARTS: gl.constexpr,
+):
+    tiles_m, tiles_n, steps, share = work
+    w_ring, group_ring, _x, _scale, _sum = rings
+    full, empty, _turns, _handover = barriers
+    first, stop, stride, begin, end = _range_of_tiles(tiles_m * tiles_n, steps, share)
+    count = 0
+    for tile in range(first, stop, stride):
+        _, tile_n = _place(tile, tiles_m, tiles_n)
+        for step in range(
+            gl.maximum(begin - tile * steps, 0), gl.minimum(end - tile * steps, steps)
+        ):
+            stage = count % STAGES
+            ready = full.index(stage)
+            mbarrier.wait(empty.index(stage), ((count // STAGES) & 1) ^ 1)
+            mbarrier.expect(ready, BOXES * PARTS * ROWS * (64 + 4 * GROUPS))
+            for depth in gl.static_range(BOXES):
+                for part in gl.static_range(PARTS):
+                    # Past the last box of a row lies the next row's; its activations are zeros.
+                    box = (tile_n * PARTS + part) * num_boxes + step * BOXES + depth
+                    place = (stage * BOXES + depth) * PARTS + part
+                    w = w_ring.index(place)
+                    tma.async_copy_global_to_shared(w_desc, [box * ROWS, 0], ready, w)
+                    for group in gl.static_range(GROUPS):
+                        words = group_ring.index(place * GROUPS + group)
+                        start = (box * GROUPS + group) * ROWS
+                        tma.async_copy_global_to_shared(group_desc, [start], ready, words)
+            count += 1
+
+
+@gluon.jit
+def _fetch_activations(
+    x_desc,
+    scale_desc,
+    sum_desc,
+    rings,
+    barriers,
+    work,
+    BLOCK_M: gl.constexpr,
+    GROUPS: gl.constexpr,
+    STAGES: gl.constexpr,
+    BOXES: gl.constexpr,
+):
+    gdc_wait()
+    tiles_m, tiles_n, steps, share = work
+    _w, _group, x_ring, scale_ring, sum_ring = rings
+    full, empty, _turns, _handover = barriers
+    first, stop, stride, begin, end = _range_of_tiles(tiles_m * tiles_n, steps, share)
+    ROW_BYTES: gl.constexpr = 8 if GROUPS == 0 else 4
+    count = 0
+    turn = 0
+    for tile in range(first, stop, stride):
+        tile_m, _ = _place(tile, tiles_m, tiles_n)
+        first_step = gl.maximum(begin - tile * steps, 0)
+        for step in range(first_step, gl.minimum(end - tile * steps, steps)):
+            stage = count % STAGES
+            ready = full.index(stage)
+            mbarrier.wait(empty.index(stage), ((count // STAGES) & 1) ^ 1)
+            if step == first_step:
+                mbarrier.expect(ready, BLOCK_M * (BOXES * 128 + ROW_BYTES))
+                row = [tile_m * BLOCK_M]
+                scales = scale_ring.index(turn).slice(0, BLOCK_M, dim=0)
+                tma.async_copy_global_to_shared(scale_desc, row, ready, scales)
+                if GROUPS == 0:
+                    sums = sum_ring.index(turn).slice(0, BLOCK_M, dim=0)
+                    tma.async_copy_global_to_shared(sum_desc, row, ready, sums)
+            else:
+                mbarrier.expect(ready, BLOCK_M * BOXES * 128)
+            for half in gl.static_range(2 * BOXES):
+                tma.async_copy_global_to_shared(
+                    x_desc,
+                    [tile_m * BLOCK_M, (step * 2 * BOXES + half) * 64],
+                    ready,
+                    x_ring.index(stage * 2 * BOXES + half),
+                )
+            count += 1
+        turn ^= 1
+
+
+@gluon.jit
+def _multiply(
+    WHICH: gl.constexpr,
+    out,
+    rings,
+    buffers,
+    barriers,
+    work,
+    BLOCK_M: gl.constexpr,
+    GROUPS: gl.constexpr,
+    STAGES: gl.constexpr,
+    BOXES: gl.constexpr,
+    PARTS: gl.constexpr,
+    CHUNKS: gl.constexpr,
+    HAS_BIAS: gl.constexpr,
+    IS_GATED: gl.constexpr,
+    TAKES_TURNS: gl.constexpr,
+):
+    """Group ``WHICH`` of two. With two parts a tile it multiplies the part of its number, with one
+    every other box, and the first group adds up what both have.
+    """
+    PART: gl.constexpr = WHICH if PARTS == 2 else 0
+    FIRST: gl.constexpr = WHICH if PARTS == 1 else 0
+    MMA: gl.constexpr = gl.NVMMADistributedLayout(
+        [3, 0], [4, 1], [16, BLOCK_M if BLOCK_M < 128 else 128, 32]
+    )
+    OPERAND: gl.constexpr = gl.DotOperandLayout(0, MMA, 4)
+    channels: gl.constexpr = gl.SliceLayout(1, MMA)
+    tokens: gl.constexpr = gl.SliceLayout(0, MMA)
+    tiles_m, tiles_n, steps, share = work
+    w_ring, group_ring, x_ring, scale_ring, sum_ring = rings
+    y_buffer, exchange = buffers
+    full, empty, turns, handover = barriers
+    y_desc, w_scale_ptr, zero_ptr, bias_ptr, partial_ptr, counter_ptr, N = out
+    first, stop, stride, begin, end = _range_of_tiles(tiles_m * tiles_n, steps, share)
+    count = 0
+    turn = 0
+    for tile in range(first, stop, stride):
+        tile_m, tile_n = _place(tile, tiles_m, tiles_n)
+        first_step = gl.maximum(begin - tile * steps, 0)
+        num_steps = gl.minimum(end - tile * steps, steps) - first_step
+        column = (tile_n * PARTS + PART) * ROWS + gl.arange(0, ROWS, channels)
+        w_scale = gl.load(w_scale_ptr + column, mask=column < N, other=0.0)
+        acc = gl.zeros([ROWS, BLOCK_M], gl.int32, MMA)
+        for _ in range(num_steps):
+            stage = count % STAGES
+            mbarrier.wait(full.index(stage), (count // STAGES) & 1)
+            x = x_ring.index(stage * 2 * BOXES)
+            for depth in gl.static_range(FIRST, BOXES, 3 - PARTS):
+                place = stage * BOXES + depth
+                w = w_ring.index(place * PARTS + PART).load(OPERAND)
+                if GROUPS == 0:
+                    low = _codes(w, False)
+                else:
+                    words = group_ring.index((place * PARTS + PART) * GROUPS)
+                    group = words.load(gl.SliceLayout(1, OPERAND))
+                    low = _dequantize(w, group, False)
+                x = x_ring.index(place * 2)
+                if not TAKES_TURNS:
+                    acc = warpgroup_mma(low, x.permute([1, 0]), acc, is_async=True)
+                if GROUPS == 0:
+                    high = _codes(w, True)
+                else:
+                    if GROUPS == 2:
+                        words = group_ring.index((place * PARTS + PART) * GROUPS + 1)
+                        group = words.load(gl.SliceLayout(1, OPERAND))
+                    high = _dequantize(w, group, True)
+                if TAKES_TURNS:
+                    if depth == FIRST:
+                        mbarrier.wait(turns.index(WHICH), (count & 1) ^ (1 - WHICH))
+                    acc = warpgroup_mma(low, x.permute([1, 0]), acc, is_async=True)
+                x = x_ring.index(place * 2 + 1)
+                acc = warpgroup_mma(high, x.permute([1, 0]), acc, is_async=True)
+            if TAKES_TURNS:
+                mbarrier.arrive(turns.index(1 - WHICH), count=1)
+            acc, x = warpgroup_mma_wait(0, deps=[acc, x])
+            mbarrier.arrive(empty.index(stage), count=1)
+            count += 1
+
+        if PARTS == 1:
+            if WHICH == 0:
+                acc = take_sums(acc, exchange, handover, turn)
+            else:
+                give_sums(acc, exchange, handover, turn)
+        if PARTS == 2 or WHICH == 0:
+            is_last = True
+            if num_steps < steps:
+                acc, is_last = sum_shares(
+                    acc, partial_ptr, counter_ptr, tile, first, steps, share, PART, PARTS
+                )
+            if is_last:
+                x_scale = scale_ring.index(turn).slice(0, BLOCK_M, dim=0).load(tokens)
+                if GROUPS == 0:
+                    zero = gl.load(zero_ptr + column, mask=column < N, other=0).to(gl.int32)
+                    x_sum = sum_ring.index(turn).slice(0, BLOCK_M, dim=0).load(tokens)
+                    acc -= gl.expand_dims(zero, 1) * gl.expand_dims(x_sum, 0)
+                y = acc.to(gl.float32) * (gl.expand_dims(x_scale, 0) * gl.expand_dims(w_scale, 1))
+                if HAS_BIAS:
+                    bias = gl.load(bias_ptr + column, mask=column < N, other=0.0).to(gl.float32)
+                    y += gl.expand_dims(bias, 1)
+                y = y.to(y_desc.dtype)
+                if IS_GATED:
+                    y = gated(y)
+                store_tile(
+                    y,
+                    y_desc,
+                    tile_m * BLOCK_M,
+                    (tile_n * PARTS + PART) * y.shape[0],
+                    y_buffer.index(PART),
+                    CHUNKS,
+                )
+        turn ^= 1
+    tma.store_wait(0)
+
+
+# Sizes are data: one compiled kernel serves all shapes.
+@gluon.jit(do_not_specialize=["N", "num_boxes", "tiles_m", "tiles_n", "steps", "share"])
+def _w4a8_kernel(
+    x_desc,
+    w_desc,
+    group_desc,
+    scale_desc,
+    sum_desc,
+    y_desc,
+    w_scale_ptr,
+    zero_ptr,
+    bias_ptr,
+    partial_ptr,
+    counter_ptr,
+    N,
+    num_boxes,
+    tiles_m,
+    tiles_n,
+    steps,
+    share,
+    BLOCK_M: gl.constexpr,
+    GROUPS: gl.constexpr,
+    STAGES: gl.constexpr,
+    BOXES: gl.constexpr,
+    PARTS: gl.constexpr,
+    CHUNKS: gl.constexpr,
+    HAS_BIAS: gl.constexpr,
+    IS_GATED: gl.constexpr,
+    TAKES_TURNS: gl.constexpr,
+    REGISTERS: gl.constexpr,
+):
+    LINE: gl.constexpr = BLOCK_M if BLOCK_M > 32 else 32  # TMA writes to multiples of 128 bytes
+    NUM_GROUPS: gl.constexpr = GROUPS if GROUPS > 0 else 1
+    BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
+    w_ring = gl.allocate_shared_memory(gl.uint8, [STAGES * BOXES * PARTS, ROWS, 64], w_desc.layout)
+    x_ring = gl.allocate_shared_memory(gl.int8, [STAGES * BOXES * 2, BLOCK_M, 64], x_desc.layout)
+    group_ring = gl.allocate_shared_memory(
+        gl.int32, [STAGES * BOXES * PARTS * NUM_GROUPS, ROWS], group_desc.layout
+    )
+    scale_ring = gl.allocate_shared_memory(gl.float32, [2, LINE], scale_desc.layout)
+    sum_ring = gl.allocate_shared_memory(gl.int32, [2, LINE], sum_desc.layout)
+    WIDTH: gl.constexpr = ROWS // 2 if IS_GATED else ROWS
+    y_buffer = gl.allocate_shared_memory(
+        y_desc.dtype, [PARTS, BLOCK_M // CHUNKS, WIDTH], y_desc.layout
+    )
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=2)
+        mbarrier.init(empty.index(stage), count=2)
+    # Barriers that nobody uses would share their memory with ``y_buffer`` and spoil it.
+    turns = empty
+    if TAKES_TURNS:
+        turns = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
+        mbarrier.init(turns.index(0), count=1)
+        mbarrier.init(turns.index(1), count=1)
+    exchange, handover = y_buffer, empty
+    if PARTS == 1:
+        exchange = gl.allocate_shared_memory(gl.int32, [ROWS, BLOCK_M], exchange_layout(BLOCK_M))
+        handover = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
+        mbarrier.init(handover.index(0), count=1)
+        mbarrier.init(handover.index(1), count=1)
+    fence_async_shared()
+    gdc_launch_dependents()
+    rings = (w_ring, group_ring, x_ring, scale_ring, sum_ring)
+    barriers = (full, empty, turns, handover)
+    buffers = (y_buffer, exchange)
+    work = (tiles_m, tiles_n, steps, share)
+    out = (y_desc, w_scale_ptr, zero_ptr, bias_ptr, partial_ptr, counter_ptr, N)
+    # fmt: off
+    gl.warp_specialize(
+        [
+            (_multiply, (0, out, rings, buffers, barriers, work, BLOCK_M, GROUPS, STAGES,
+                         BOXES, PARTS, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
+            (_multiply, (1, out, rings, buffers, barriers, work, BLOCK_M, GROUPS, STAGES,
+                         BOXES, PARTS, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
+            (_fetch_weights, (w_desc, group_desc, rings, barriers, num_boxes, work, GROUPS,
+                              STAGES, BOXES, PARTS)),
+            (_fetch_activations, (x_desc, scale_desc, sum_desc, rings, barriers, work, BLOCK_M,
+                                  GROUPS, STAGES, BOXES)),
+        ],
+        [4, 1, 1],
+        [REGISTERS, 24, 24],
+    )
+    # fmt: on
