@@ -15,8 +15,7 @@ def assert_equal_under_the_interpreter(script: str) -> None:
     imported = f"{path.parent}{os.pathsep}{folder}"
     run = subprocess.run(
         [sys.executable, "-P", str(path)],
-        env=os.environ
-        | {"TRITON_INTERPRET": "1", "PYTHONPATH": imported},
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": imported},
         capture_output=True,
         text=True,
         check=False,
