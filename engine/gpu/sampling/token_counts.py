@@ -21,7 +21,7 @@ NO_ROW = -1
 
 
 class TokenCounts:
-    """``counts`` int16 ``[N, V]``, as ``kernels/gpu/token_counts.py`` reads them."""
+    """``counts`` int16 ``[N, V]``, as ``qoq.kernels.gpu.sampling.token_counts`` reads them."""
 
     def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:
         self._max_rows = max_num_seqs
