@@ -1,7 +1,7 @@
 """What surrounds the sampler: ``python -P -m qoq.kernels.bench.logits`` on a GPU.
 
 256 rows of Llama 3's vocabulary, edited in place, and embeddings of 4096 values.
-``pytest -m gpu tests/kernels/gpu/test_logit_edits.py tests/kernels/gpu/test_token_logprobs.py``
+``pytest -m gpu tests/kernels/gpu/sampling``
 compares these kernels with their definitions.
 """
 
