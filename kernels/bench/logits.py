@@ -1,8 +1,7 @@
 """What surrounds the sampler: ``python -P -m qoq.kernels.bench.logits`` on a GPU.
 
-256 rows of Llama 3's vocabulary, edited in place, and embeddings of 4096 values.
-``pytest -m gpu tests/kernels/gpu/sampling``
-compares these kernels with their definitions.
+256 rows of Llama 3's vocabulary, edited in place, and embeddings of 4096 values. ``pytest -m gpu
+tests/kernels/gpu/sampling`` compares these kernels with their definitions.
 """
 
 from __future__ import annotations
