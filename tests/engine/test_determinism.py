@@ -118,7 +118,7 @@ def growing(tiny_quantized: Path) -> Workload:
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_quantized: Path) -> Workload:
-    return Workload(smollm2_quantized, 49152, max_prompt_len=100, max_tokens=16)
+    return Workload(smollm2_quantized, 49152, max_prompt_len=100, max_tokens=16, num_requests=24)
 
 
 def test_the_workload_makes_as_many_tokens_as_asked(tiny: Workload):

@@ -26,10 +26,12 @@ def run_interpreted(*names: str, marked: str = "not slow") -> None:
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_logits_equal_float64_s():
     run_interpreted("interpreted_numbers.py")
 
 
+@pytest.mark.slow
 def test_what_steps_look_like_changes_no_bit():
     run_interpreted("interpreted_steps.py")
 
