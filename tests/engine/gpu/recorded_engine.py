@@ -27,7 +27,7 @@ from qoq.engine.llm import Completion
 from qoq.engine.memory import MemoryPlan
 from qoq.engine.models.config import parse_model_config
 from qoq.engine.models.loader import kv_format
-from qoq.kernels.gpu.attention.merge_partials import MergeConfig
+from qoq.kernels.gpu.attention.merge_partials import ENOUGH_REQUESTS, MergeConfig
 from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
 from qoq.kernels.gpu.quantized_rows import QuantizedRows
 from qoq.kernels.kv_cache import KvFormat
@@ -45,7 +45,8 @@ inputs.SPARE_ITEMS = 8
 inputs.MAX_CONTEXTS = 200  # prompts of a step attend in parts
 pending_logprobs.NUM_TOP = 3
 # One program a request, as of large batches: to the interpreter each program costs the same.
-MergeConfig.of = classmethod(lambda cls, num_requests, row: cls(0))  # type: ignore[method-assign]
+whole_rows = MergeConfig.of(ENOUGH_REQUESTS, row=4096)
+MergeConfig.of = lambda num_requests, row: whole_rows  # type: ignore[method-assign]
 
 
 def _poisoned(m: int, k: int, device: torch.device) -> QuantizedRows:
