@@ -21,6 +21,7 @@ import zmq
 from qoq.engine.build import build_engine
 from qoq.engine.config import EngineConfig
 from qoq.engine.engine import Engine
+from qoq.engine.heap import spare_collector
 from qoq.engine.messages import (
     Abort,
     Add,
@@ -57,6 +58,7 @@ def run_process(config: EngineConfig, inbox_address: str, outbox_address: str) -
         return
     inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(inbox_address, inbox, engine), daemon=True).start()
+    spare_collector()
     outbox.put(Ready(info))
     try:
         _Loop(engine, inbox, outbox).run()

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from qoq.engine.heap import spare_collector
+
 # How long streams may go on after the first signal to stop; the second ends them at once.
 GRACE_S = 20
 
@@ -48,6 +50,7 @@ class HttpServer(uvicorn.Server):
         self._listener = listener
 
     async def run_until_stopped(self) -> None:
+        spare_collector()
         await self.serve(sockets=[self._listener])
 
     @contextlib.contextmanager

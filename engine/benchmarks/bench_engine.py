@@ -8,6 +8,7 @@ from qoq.engine.benchmarks.step_times import BenchScheduler, StepTimes, TimedRun
 from qoq.engine.build import load_runner, scheduler_config
 from qoq.engine.config import EngineConfig
 from qoq.engine.engine import Engine
+from qoq.engine.heap import spare_collector
 from qoq.scheduler.request import Request, SamplingParams
 
 # Tokens that requests may get which are held at a context.
@@ -25,6 +26,7 @@ class BenchEngine:
         timed = TimedRunner(runner, self.times)
         self._engine = Engine(self._scheduler, timed, config.steps_in_flight)
         self._num_requests = 0
+        spare_collector()  # as the engine's process does
 
     def close(self) -> None:
         self._engine.close()
