@@ -6,33 +6,19 @@ the request's state, and the prompt, computed again, makes a new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from qoq.engine.models.decoder import Decoder
+from qoq.engine.models.decoder import A, Codes, Decoder, take_rows
 from qoq.scheduler.batch import Extras, TokenLogprobs
 from qoq.scheduler.request import Pooling, SamplingParams
 
 # Logits of a whole step would take hundreds of megabytes where the vocabulary is large.
 _ROWS_AT_ONCE = 64
 
-
-class Codes(Protocol):
-    """Quantized rows: a NamedTuple of tensors, these two among them."""
-
-    @property
-    def codes(self) -> Tensor: ...
-
-    @property
-    def scales(self) -> Tensor: ...
-
-    def __iter__(self) -> Iterator[Tensor]: ...
-
-
-H = TypeVar("H", bound=Tensor | Codes)
 
 # Of logits, tokens, and how many likeliest ones: what can be had once the device is past the step.
 Scores = Callable[[], Sequence[TokenLogprobs]]
@@ -46,7 +32,7 @@ class PromptPass:
         self._scores: list[Scores] = []
         self._pooled: Tensor | None = None
 
-    def add(self, hidden: H, start: int, decoder: Decoder[H, Any], score: Score) -> None:
+    def add(self, hidden: A, start: int, decoder: Decoder[A, Any], score: Score) -> None:
         """``hidden`` ``[M, hidden]`` belongs to the prompt's tokens from position ``start`` on."""
         if self._sampling.pooling is not None:
             self._pool(_values(hidden))
@@ -54,7 +40,7 @@ class PromptPass:
             targets = self._prompt[start + 1 : start + 1 + len(row_range(hidden))]
             for first in range(0, len(targets), _ROWS_AT_ONCE):
                 part = targets[first : first + _ROWS_AT_ONCE]
-                logits = decoder.logits(take_rows(hidden, first, first + len(part)))
+                logits = decoder.logits(take_rows(hidden, slice(first, first + len(part))))
                 self._scores.append(score(logits, part, self._sampling.prompt_logprobs))
 
     def extras(self) -> Extras:
@@ -81,12 +67,6 @@ class PromptPass:
 
 def row_range(hidden: Tensor | Codes) -> range:
     return range(hidden.shape[0] if isinstance(hidden, Tensor) else hidden.codes.shape[0])
-
-
-def take_rows(hidden: H, start: int, stop: int) -> H:
-    if isinstance(hidden, Tensor):
-        return hidden[start:stop]  # type: ignore[return-value]
-    return type(hidden)(*(part[start:stop] for part in hidden))
 
 
 def _values(hidden: Tensor | Codes) -> Tensor:

@@ -1,4 +1,4 @@
-"""Self-attention over the paged cache: project, rotate, store, attend, project."""
+"""Self-attention over the paged cache: project, rotate, store, attend."""
 
 from __future__ import annotations
 
@@ -37,26 +37,22 @@ class StepTensors:
 @dataclass(frozen=True, slots=True)
 class Attention:
     qkv_proj: Linear
-    o_proj: Linear
     qk_norm: QkNorm | None
     num_heads: int
     fmt: KvFormat
     window: int | None
     activation_bits: int | None
 
-    def __call__(
-        self, x: Activations, cache: KvCache, step: StepTensors, rows: Tensor | None
-    ) -> Tensor:
+    def __call__(self, x: Activations, cache: KvCache, step: StepTensors) -> Activations:
         qkv = self.qkv_proj(x).unflatten(1, (-1, self.fmt.head_dim))
         if self.qk_norm is not None:
             qkv = self._norm_heads(qkv, self.qk_norm)
         q = rope_store_kv(qkv, step.rope, cache, step.slots, self.fmt)
         plan = step.plans[self.window]
         out = paged_attention(q, cache, plan, self.fmt, self.fmt.head_dim**-0.5).flatten(1)
-        out = out if rows is None else out[rows]
         if self.activation_bits is None:
-            return self.o_proj(out)
-        return self.o_proj(quantize_activations(out, self.activation_bits))
+            return out
+        return quantize_activations(out, self.activation_bits)
 
     def _norm_heads(self, qkv: Tensor, norm: QkNorm) -> Tensor:
         q, k, v = qkv.split([self.num_heads, self.fmt.num_kv_heads, self.fmt.num_kv_heads], dim=1)

@@ -45,12 +45,9 @@ class _CpuLoader(DecoderLoader[Activations, StepTensors, Linear]):
         gain = self.gain(name, self.config.hidden_size)
         return AddNorm(gain, self.config.rms_norm_eps, bits if quantizes else None)
 
-    def attention(
-        self, qkv_proj: Linear, o_proj: Linear, qk_norm: QkNorm | None, window: int | None
-    ) -> Attention:
+    def attention(self, qkv_proj: Linear, qk_norm: QkNorm | None, window: int | None) -> Attention:
         return Attention(
             qkv_proj=qkv_proj,
-            o_proj=o_proj,
             qk_norm=qk_norm,
             num_heads=self.config.num_heads,
             fmt=kv_format(self.config, self.precision),

@@ -14,7 +14,8 @@ from qoq.engine.cpu.loader import CpuDecoder
 from qoq.engine.grammar import Grammars
 from qoq.engine.logprobs import token_logprobs
 from qoq.engine.models.config import ModelConfig
-from qoq.engine.prompt_pass import PromptPass, Scores, take_rows
+from qoq.engine.models.decoder import take_rows
+from qoq.engine.prompt_pass import PromptPass, Scores
 from qoq.engine.request_state import RequestStates
 from qoq.engine.sampler import SampleRow, sample
 from qoq.engine.step_result import StepResult
@@ -65,9 +66,11 @@ class ModelRunner:
         first = len(sample_rows)
         for part in prompt_rows:
             stop = first + len(part.rows)
-            part.prompt_pass.add(take_rows(hidden, first, stop), part.start, self._decoder, _score)
+            part.prompt_pass.add(
+                take_rows(hidden, slice(first, stop)), part.start, self._decoder, _score
+            )
             first = stop
-        return self._sample(batch, take_rows(hidden, 0, len(sample_rows)))
+        return self._sample(batch, take_rows(hidden, slice(len(sample_rows))))
 
     @torch.inference_mode()
     def logits(self, batch: Batch, rows: Sequence[int]) -> Tensor:

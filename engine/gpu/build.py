@@ -152,7 +152,7 @@ def _probe(
     """What the largest step takes, and a runner's buffers and graphs, with a cache of one block.
 
     Prompts of one token need all of prefill attention's scratch, as long contexts do. Graphs share
-    the memory of the largest decode step, and fragment it.
+    the memory of the largest step that they hold, and fragment it.
     """
     device = decoder.embedding.device
     before = torch.cuda.memory_allocated(device)
@@ -161,7 +161,8 @@ def _probe(
     step_tokens = config.step_tokens(is_gpu=True)
     step_bytes = _peak_bytes(device, lambda: runner.run_largest_prefill(step_tokens))
     decode_bytes = _peak_bytes(device, runner.run_largest_decode)
-    return step_bytes, runner_bytes + 2 * decode_bytes
+    piece_bytes = _peak_bytes(device, runner.run_largest_pieces)
+    return step_bytes, runner_bytes + 2 * max(decode_bytes, piece_bytes)
 
 
 def _peak_bytes(device: torch.device, run: Callable[[], None]) -> int:

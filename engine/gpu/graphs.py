@@ -5,9 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Pool = Any  # of graphs' memory: torch has no public name for the type
 
 
 def decode_buckets(max_rows: int) -> list[int]:
@@ -25,7 +28,7 @@ class _Captured:
 class DecodeGraphs:
     """``forward(num_rows)`` runs a decode step of the rows that are set; logits ``[num_rows, V]``.
 
-    All graphs share one pool of memory: they never run at the same time.
+    All graphs share one ``pool`` of memory: they never run at the same time.
     """
 
     def __init__(self, forward: Callable[[int], Tensor], max_rows: int) -> None:
@@ -33,15 +36,13 @@ class DecodeGraphs:
         self._forward = forward
         self._captured: dict[int, _Captured] = {}
 
-    def capture(self) -> None:
+    def capture(self, pool: Pool) -> None:
         """The largest first, whose memory serves the smaller ones."""
-        pool = None
         for size in reversed(self.buckets):
             self._forward(size)  # compiles
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 logits = self._forward(size)
-            pool = graph.pool()
             self._captured[size] = _Captured(graph, logits)
 
     def bucket(self, num_rows: int) -> int:

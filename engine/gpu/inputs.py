@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from qoq.engine.gpu.step import GpuStep, PrefillPart
+from qoq.engine.gpu.step import AttentionInputs, GpuStep, PrefillPart, RunAttention
 from qoq.engine.models.config import ModelConfig
 from qoq.kernels.gpu.attention.decode_plan import DecodePlan
 from qoq.kernels.gpu.attention.prefill_plan import plan_prefill
-from qoq.kernels.gpu.locate_tokens import locate_tokens
+from qoq.kernels.gpu.locate_tokens import LocatedTokens, locate_tokens
 from qoq.kernels.kv_cache import KvFormat
 
 FROM_DEVICE = -1  # in the place of a token id
@@ -87,6 +87,7 @@ class StepInputs:
     ) -> None:
         device = rope_table.device
         self.nobody = max_num_seqs
+        self.max_rows = max_rows
         self.max_model_len = max_model_len
         self.last_tokens = torch.zeros(max_num_seqs + 1, dtype=torch.int64, device=device)
         self._config = config
@@ -142,26 +143,30 @@ class StepInputs:
 
     def step(self, num_decode_rows: int, num_rows: int, prefills: Prefills | None) -> GpuStep:
         """From what was set. Without prefills nothing comes from the host: it may be captured."""
-        slots, positions, token_ids = self._rows[:, :num_rows].unbind()
-        located = locate_tokens(
-            slots,
-            positions,
-            self._tables,
-            self._rope_table,
-            self._fmt.block_size,
-            num_decode_rows,
+        located = self._locate(num_rows, num_decode_rows)
+        return self._step(located, self.attention(located.tables, prefills).run)
+
+    def step_without_attention(self, num_rows: int, attend: RunAttention) -> tuple[GpuStep, Tensor]:
+        """From what was set; ``attend`` gets each layer's attention. It may be captured. And the
+        block tables of as many of the rows as there can be requests.
+        """
+        located = self._locate(num_rows, min(num_rows, self.nobody))
+        return self._step(located, attend), located.tables
+
+    def attention(self, decode_tables: Tensor, prefills: Prefills | None) -> AttentionInputs:
+        """Block tables int32 ``[R, max_blocks]`` of the step's ``R`` output tokens."""
+        parts = [] if prefills is None else [self._part(part) for part in prefills.parts()]
+        return AttentionInputs(decode_tables, self._plans, parts)
+
+    def _locate(self, num_rows: int, num_tables: int) -> LocatedTokens:
+        slots, positions, _ = self._rows[:, :num_rows].unbind()
+        return locate_tokens(
+            slots, positions, self._tables, self._rope_table, self._fmt.block_size, num_tables
         )
-        return GpuStep(
-            token_ids=token_ids,
-            request_slots=slots,
-            last_tokens=self.last_tokens,
-            rope=located.rope,
-            slots=located.slots,
-            num_decode_rows=num_decode_rows,
-            decode_tables=located.tables,
-            decode_plans=self._plans,
-            prefills=[] if prefills is None else [self._part(part) for part in prefills.parts()],
-        )
+
+    def _step(self, located: LocatedTokens, attend: RunAttention) -> GpuStep:
+        slots, _, token_ids = self._rows[:, : len(located.rope)].unbind()
+        return GpuStep(token_ids, slots, self.last_tokens, located.rope, located.slots, attend)
 
     def _part(self, prefills: Prefills) -> PrefillPart:
         plans = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from qoq.engine.gpu.step import GpuStep, PrefillPart
+from qoq.engine.gpu.step import AttentionInputs, GpuStep, PrefillPart
 from qoq.kernels.gpu.attention.decode_attention import decode_partials
 from qoq.kernels.gpu.attention.merge_partials import merge_quantize
 from qoq.kernels.gpu.attention.prefill_attention import prefill_attention
@@ -110,30 +111,33 @@ class GpuAttention:
     """
 
     qkv_proj: GpuLinear
-    o_proj: GpuLinear
     head_norm: HeadNorm | None
     fmt: KvFormat
     window: int | None
 
-    def __call__(
-        self, x: QuantizedRows, cache: KvCache, step: GpuStep, rows: Tensor | None
-    ) -> Tensor:
+    def __call__(self, x: QuantizedRows, cache: KvCache, step: GpuStep) -> QuantizedRows:
         qkv = self.qkv_proj(x).unflatten(1, (-1, self.fmt.head_dim))
         q = rope_store_kv_triton(qkv, step.rope, cache, step.slots, self.fmt, self.head_norm)
         out = QuantizedRows.allocate(q.shape[0], q.shape[1] * q.shape[2], q.device)
-        count = step.num_decode_rows
-        if count:
-            self._decode(q[:count], cache, step, out.rows(0, count))
-        first = count
-        for part in step.prefills:
+        step.attend(partial(self._attend, cache), q, out)
+        return out
+
+    def _attend(
+        self, cache: KvCache, inputs: AttentionInputs, q: Tensor, out: QuantizedRows
+    ) -> None:
+        first = len(inputs.decode_tables)
+        if first:
+            self._decode(q[:first], cache, inputs, out.rows(0, first))
+        for part in inputs.prefills:
             stop = first + part.plans[self.window].num_tokens
             self._prefill(q[first:stop], cache, part, out.rows(first, stop))
             first = stop
-        return self.o_proj(out if rows is None else out.take(rows))
 
-    def _decode(self, q: Tensor, cache: KvCache, step: GpuStep, out: QuantizedRows) -> None:
-        plan = step.decode_plans[self.window]
-        decode_partials(q, cache, step.decode_tables, plan, self.fmt, self.fmt.head_dim**-0.5)
+    def _decode(
+        self, q: Tensor, cache: KvCache, inputs: AttentionInputs, out: QuantizedRows
+    ) -> None:
+        plan = inputs.decode_plans[self.window]
+        decode_partials(q, cache, inputs.decode_tables, plan, self.fmt, self.fmt.head_dim**-0.5)
         merge_quantize(plan, q, out)
 
     def _prefill(self, q: Tensor, cache: KvCache, part: PrefillPart, out: QuantizedRows) -> None:

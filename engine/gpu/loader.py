@@ -63,11 +63,11 @@ class GpuLoader(DecoderLoader[QuantizedRows, GpuStep, GpuLinear]):
         return GpuNorm(self.gain(name, self.config.hidden_size), self.config.rms_norm_eps)
 
     def attention(
-        self, qkv_proj: GpuLinear, o_proj: GpuLinear, qk_norm: QkNorm | None, window: int | None
+        self, qkv_proj: GpuLinear, qk_norm: QkNorm | None, window: int | None
     ) -> GpuAttention:
         head_norm = None if qk_norm is None else HeadNorm(*qk_norm)
         fmt = kv_format(self.config, self.precision)
-        return GpuAttention(qkv_proj, o_proj, head_norm, fmt, window)
+        return GpuAttention(qkv_proj, head_norm, fmt, window)
 
     def mlp(self, gate_up_proj: GpuLinear, down_proj: GpuLinear) -> GpuMlp:
         return GpuMlp(gate_up_proj, down_proj)

@@ -12,6 +12,7 @@ from qoq.engine.gpu.graphs import DecodeGraphs
 from qoq.engine.gpu.inputs import FROM_DEVICE, Prefills, Rows, StepInputs
 from qoq.engine.gpu.layers import W8A8Linear
 from qoq.engine.gpu.loader import GpuDecoder
+from qoq.engine.gpu.piecewise_graphs import MAX_ROWS, PiecewiseGraphs
 from qoq.engine.gpu.running_step import GpuRunningStep, RunningSteps
 from qoq.engine.gpu.sampling.gpu_sampler import GpuSampler
 from qoq.engine.gpu.sampling.pending_logprobs import PendingLogprobs
@@ -19,8 +20,10 @@ from qoq.engine.gpu.sampling.sampled_row import SampledRow
 from qoq.engine.gpu.slots import Slots
 from qoq.engine.gpu.swap import BlockSwapper
 from qoq.engine.grammar import Grammars
-from qoq.engine.prompt_pass import PromptPass, Scores, take_rows
+from qoq.engine.models.decoder import take_rows
+from qoq.engine.prompt_pass import PromptPass, Scores
 from qoq.engine.request_state import RequestState, RequestStates
+from qoq.kernels.gpu.quantized_rows import QuantizedRows
 from qoq.kernels.gpu.sizes import round_up
 from qoq.kernels.kv_cache import KvCache
 from qoq.scheduler.batch import Batch, ScheduledRequest
@@ -102,6 +105,12 @@ class GpuModelRunner:
         self._slots = Slots(max_num_seqs)
         self._running = RunningSteps()
         self._graphs = DecodeGraphs(self._decode, max_num_seqs) if uses_graphs else None
+        self._pieces = PiecewiseGraphs(
+            inputs.step_without_attention,
+            lambda step: decoder.attend(step, caches),
+            num_layers=len(caches),
+            max_rows=inputs.max_rows if uses_graphs else 0,
+        )
 
     @torch.inference_mode()
     def run_largest_prefill(self, max_rows: int) -> None:
@@ -117,16 +126,26 @@ class GpuModelRunner:
         self._decode(max_num_seqs)
 
     @torch.inference_mode()
+    def run_largest_pieces(self) -> None:
+        """Likewise: what piecewise graphs hold."""
+        num_rows = min(self._inputs.max_rows, MAX_ROWS)
+        self._inputs.set_rows(Rows(), num_rows)
+        step, _ = self._inputs.step_without_attention(num_rows, lambda *_: None)
+        self._decoder.attend(step, self._caches)
+
+    @torch.inference_mode()
     def warm_up(self, max_rows: int) -> None:
-        """Compile what steps of up to ``max_rows`` rows need, and capture the decode graphs."""
+        """Compile what steps of up to ``max_rows`` rows need, and capture graphs."""
+        if self._graphs is not None:
+            self._inputs.set_rows(Rows(), self._inputs.max_rows)
+            self._inputs.set_plans([])
+            pool = torch.cuda.graph_pool_handle()
+            self._graphs.capture(pool)
+            self._pieces.capture(pool)
         rows = ROW_MULTIPLE
         while rows <= round_up(max_rows, ROW_MULTIPLE):
             self._sampler.warm_up(self._run(self._dummy(rows), [rows - 1]))
             rows *= 2
-        if self._graphs is not None:
-            self._inputs.set_rows(Rows(), self._graphs.buckets[-1])
-            self._inputs.set_plans([])
-            self._graphs.capture()
 
     @torch.inference_mode()
     def submit(self, batch: Batch) -> GpuRunningStep:
@@ -209,20 +228,30 @@ class GpuModelRunner:
         return logits[self._inputs.send(rows)]
 
     def _run(self, plan: _StepPlan, rows: list[int]) -> Tensor:
-        num_rows = round_up(len(plan.rows), ROW_MULTIPLE)
-        self._inputs.set_rows(plan.rows, num_rows)
-        step = self._inputs.step(plan.num_decode_rows, num_rows, plan.prefills)
         first = round_up(len(rows), SAMPLE_MULTIPLE)
         wanted = rows + [0] * (first - len(rows))
         wanted += [row for part in plan.prompts for row in part.rows]
-        hidden = self._decoder.hidden_states(step, self._caches, self._inputs.send(wanted))
+        hidden = self._hidden_states(plan, self._inputs.send(wanted))
         num_padded = first
         for part in plan.prompts:
             stop = first + len(part.rows)
-            scored = take_rows(hidden, first, stop)
+            scored = take_rows(hidden, slice(first, stop))
             part.prompt_pass.add(scored, part.start, self._decoder, self._score)
             first = stop
-        return self._decoder.logits(take_rows(hidden, 0, num_padded))[: len(rows)]
+        return self._decoder.logits(take_rows(hidden, slice(num_padded)))[: len(rows)]
+
+    def _hidden_states(self, plan: _StepPlan, rows: Tensor) -> QuantizedRows:
+        num_rows = round_up(len(plan.rows), ROW_MULTIPLE)
+        bucket = self._pieces.bucket(num_rows)
+        self._inputs.set_rows(plan.rows, bucket or num_rows)
+        if bucket is None:
+            step = self._inputs.step(plan.num_decode_rows, num_rows, plan.prefills)
+            return self._decoder.hidden_states(step, self._caches, rows)
+        attended = self._pieces.replay(
+            bucket,
+            lambda tables: self._inputs.attention(tables[: plan.num_decode_rows], plan.prefills),
+        )
+        return self._decoder.finish(*attended, rows)
 
     def _score(self, logits: Tensor, token_ids: list[int], num_top: int) -> Scores:
         count, tokens = len(token_ids), self._inputs.send(token_ids)

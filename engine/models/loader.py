@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from qoq.engine.models.rotary import make_rope_table
 from qoq.engine.precision import Precision
 from qoq.kernels.kv_cache import KvFormat
 
-L = TypeVar("L")
+L = TypeVar("L", bound=Projection[Any])
 
 
 def kv_format(config: ModelConfig, precision: Precision) -> KvFormat:
@@ -64,7 +64,7 @@ class DecoderLoader(ABC, Generic[A, S, L]):
 
     @abstractmethod
     def attention(
-        self, qkv_proj: L, o_proj: L, qk_norm: QkNorm | None, window: int | None
+        self, qkv_proj: L, qk_norm: QkNorm | None, window: int | None
     ) -> SelfAttention[A, S]: ...
 
     @abstractmethod
@@ -142,10 +142,10 @@ class DecoderLoader(ABC, Generic[A, S, L]):
             input_norm=self.norm(f"{name}.input_layernorm", self._quantizes),
             attention=self.attention(
                 self.fused(attention, qkv, hidden),
-                self.fused(attention, {"o_proj": hidden}, q_size),
                 self._qk_norm(attention) if config.has_qk_norm else None,
                 config.windows[index],
             ),
+            o_proj=self.fused(attention, {"o_proj": hidden}, q_size),
             post_attention_norm=self.norm(f"{name}.post_attention_layernorm", self._quantizes),
             mlp=self.mlp(
                 self.fused(mlp, {"gate_proj": inner, "up_proj": inner}, hidden),

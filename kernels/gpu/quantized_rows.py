@@ -43,10 +43,6 @@ class QuantizedRows(NamedTuple):
         """A view of some rows."""
         return QuantizedRows(*(part[start:stop] for part in self))
 
-    def take(self, rows: Tensor) -> QuantizedRows:
-        """A copy of the rows int64 ``[R]``."""
-        return QuantizedRows(*(part[rows] for part in self))
-
     @property
     def activations(self) -> QuantizedActivations:
         return QuantizedActivations(self.codes, self.scales)

@@ -1,4 +1,4 @@
-"""``keep_freed_memory`` in a process of its own: the setting lasts as long as the process."""
+"""In processes of their own: what is set lasts as long as the process."""
 
 import platform
 import subprocess
@@ -27,13 +27,38 @@ print(buffer in before, heap() == before)
 """
 
 
-def heap_after(setting: str) -> str:
-    command = [sys.executable, "-P", "-c", PROGRAM, setting]
+# Objects that a full collection looks at, before and after; and whether it finds new garbage still.
+COLLECTOR = """
+import gc, weakref
+from qoq.engine.heap import spare_collector
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+kept = [Cycle() for _ in range(5000)]
+print(len(gc.get_objects()) > 5000)
+spare_collector()
+print(len(gc.get_objects()) < 100)
+garbage = weakref.ref(Cycle())
+gc.collect()
+print(garbage() is None)
+"""
+
+
+def output_of(program: str, *arguments: str) -> str:
+    command = [sys.executable, "-P", "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.strip()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_a_large_buffer_comes_from_the_heap_and_stays_there():
-    assert heap_after("keep") == "True True"
-    assert heap_after("default").startswith("False")  # a mapping of its own, given back when freed
+    assert output_of(PROGRAM, "keep") == "True True"
+    assert output_of(PROGRAM, "default").startswith(
+        "False"
+    )  # a mapping of its own, given back when freed
+
+
+def test_a_full_collection_looks_at_what_is_new_alone():
+    assert output_of(COLLECTOR).split() == ["True"] * 3

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from qoq.engine.gpu.inputs import FROM_DEVICE, NOWHERE, Prefills, Rows, StepInputs
+from qoq.engine.gpu.step import AttentionInputs, GpuStep
 from qoq.engine.models.config import parse_model_config
 from qoq.kernels.kv_cache import KvFormat
 
@@ -38,6 +39,12 @@ def token_ids(inputs: StepInputs, num_rows: int) -> list[int]:
     return inputs.step(0, num_rows, None).embed(EMBEDDING, torch.float32)[:, 0].int().tolist()
 
 
+def attention(step: GpuStep) -> AttentionInputs:
+    seen = []
+    step.attend(lambda inputs, q, out: seen.append(inputs), None, None)
+    return seen[0]
+
+
 def test_tokens_lie_where_their_requests_tables_say(inputs: StepInputs):
     inputs.extend_tables([(0, 0, 5), (2, 0, 7), (2, 1, 4)])
     rows = Rows()
@@ -48,7 +55,7 @@ def test_tokens_lie_where_their_requests_tables_say(inputs: StepInputs):
     assert step.slots.blocks.tolist() == [4, 5, 5, 5]
     assert step.slots.offsets.tolist() == [63, 3, 4, 5]
     assert torch.equal(step.rope, ROPE[[127, 3, 4, 5]])
-    assert step.decode_tables[0, :2].tolist() == [7, 4]
+    assert attention(step).decode_tables[:, :2].tolist() == [[7, 4]]
     assert token_ids(inputs, 4) == [9, 10, 11, 12]
 
 
@@ -82,6 +89,23 @@ def test_a_slot_s_next_request_has_a_table_of_its_own(inputs: StepInputs):
     assert inputs.step(1, 1, None).slots.blocks.tolist() == [6]
 
 
+def test_a_step_without_attention_has_the_tables_of_all_rows_that_may_be_requests(
+    inputs: StepInputs,
+):
+    inputs.extend_tables([(0, 0, 5), (2, 0, 7)])
+    rows = Rows()
+    rows.add(2, range(6, 7), [1])
+    rows.add(0, range(2), [4, 5])
+    inputs.set_rows(rows, 8)
+    ran = []
+    step, tables = inputs.step_without_attention(8, lambda *args: ran.append(args))
+    assert len(tables) == inputs.nobody < 8
+    assert tables[:3, 0].tolist() == [7, 5, 5]
+    assert step.slots.blocks.tolist() == [7, 5, 5] + [NOWHERE] * 5
+    step.attend("attend", "q", "out")
+    assert ran == [("attend", "q", "out")]
+
+
 def test_prompts_have_their_own_tables_and_plans(inputs: StepInputs):
     inputs.extend_tables([(0, 0, 5), (2, 0, 7)])
     prefills = Prefills()
@@ -92,7 +116,7 @@ def test_prompts_have_their_own_tables_and_plans(inputs: StepInputs):
     rows.add(0, range(2), [4, 5])
     inputs.set_rows(rows, 8)
     step = inputs.step(0, 8, prefills)
-    (part,) = step.prefills
+    (part,) = attention(step).prefills
     assert part.tables[:, 0].tolist() == [7, 5]
     assert part.plans[None].num_tokens == 5
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qoq.engine.gpu import layers
-from qoq.engine.models.decoder import Decoder
+from qoq.engine.models.decoder import Decoder, take_rows
 from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
 from qoq.kernels.kv_cache import KvFormat, load_codes, load_scales
 from qoq.quantize.quantize import quantize_model
@@ -91,13 +91,13 @@ def cache_codes(runner: RecordingRunner, fmt: KvFormat, count: int) -> list[tupl
 
 def compute_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the last layer too, of which the reference wants every token's codes."""
-    whole = Decoder.hidden_states
+    whole = Decoder.finish
 
-    def hidden_states(decoder, step, caches, rows):
-        hidden = whole(decoder, step, caches, None)
-        return hidden if rows is None else hidden.take(rows)
+    def finish(decoder, attended, residual, rows):
+        hidden = whole(decoder, attended, residual, None)
+        return hidden if rows is None else take_rows(hidden, rows)
 
-    monkeypatch.setattr(Decoder, "hidden_states", hidden_states)
+    monkeypatch.setattr(Decoder, "finish", finish)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -6,7 +6,7 @@ request's token was sampled from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from qoq.engine.checkpoint import Checkpoint
 from qoq.engine.config import EngineConfig
 from qoq.engine.engine import Engine
 from qoq.engine.engine_info import describe, eos_token_ids
-from qoq.engine.gpu import build, graphs, inputs, runner
+from qoq.engine.gpu import build, graphs, inputs, piecewise_graphs, runner
 from qoq.engine.gpu.loader import GpuDecoder, GpuLoader
 from qoq.engine.gpu.running_step import GpuRunningStep
 from qoq.engine.gpu.sampling import pending_logprobs
+from qoq.engine.gpu.step import AttentionInputs
 from qoq.engine.grammar import Grammars
 from qoq.engine.llm import Completion
 from qoq.engine.memory import MemoryPlan
@@ -60,6 +61,21 @@ def _poisoned(m: int, k: int, device: torch.device) -> QuantizedRows:
 
 QuantizedRows.allocate = _poisoned  # type: ignore[method-assign]
 graphs.DecodeGraphs.replay = lambda self, bucket: self._forward(bucket)  # type: ignore[method-assign]
+
+
+def _run_pieces(
+    self: piecewise_graphs.PiecewiseGraphs,
+    bucket: int,
+    attention: Callable[[Tensor], AttentionInputs],
+) -> tuple[QuantizedRows, Tensor]:
+    """As its graphs would."""
+    step, tables = self._start(bucket, lambda *args: inputs_of_step.run(*args))
+    inputs_of_step = attention(tables)
+    return self._forward(step)
+
+
+piecewise_graphs.PiecewiseGraphs.replay = _run_pieces  # type: ignore[method-assign]
+piecewise_graphs.piecewise_buckets = lambda max_rows: [s for s in (8, 24, 48) if s <= max_rows]
 
 
 class RecordingRunner:
