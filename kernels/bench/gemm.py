@@ -37,7 +37,7 @@ def candidates(m: int, arch: int) -> Iterator[Config]:
     """Worth trying for ``m`` tokens on compute capability ``arch``."""
     if arch == 90:
         yield from hopper_candidates(m)
-    if arch != 90 or m <= 64:
+    else:
         yield from portable_candidates(m, overlaps=arch >= 90)
 
 
