@@ -38,10 +38,10 @@ serve: $(SERVE_STAMP)
 bench: $(SERVE_STAMP)
 	$(BIN)/qoq bench $(ARGS)
 
-# A process a core, so one thread each; a file's tests stay together.
+# A process a core, so one thread each; a file's tests stay together, in the order of tests/conftest.py.
 test: export OMP_NUM_THREADS ?= 1
 test: lint
-	$(BIN)/pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # mypy and editors do not follow setuptools' folder map; they are shown a folder of links.
 lint: $(DEV_STAMP)

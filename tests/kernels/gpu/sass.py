@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def _multiplies(loop: list[str]) -> bool:
     return any("MMA" in line for line in loop) and not any("EXIT" in line for line in loop)
 
 
+@cache
 def assemble(ptx: str, arch: int) -> str:
     """What ptxas says of the kernel."""
     with tempfile.TemporaryDirectory() as folder:
