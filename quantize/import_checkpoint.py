@@ -68,7 +68,8 @@ def _write_tensors(
     writer = CheckpointWriter(folder)
     report: dict[str, dict[str, Any]] = {}
     layers = list(by_layer(model.names))
-    for names in tqdm(layers, desc=config.label, unit="layer", disable=not progress):
+    desc = f"importing as {config.label}"
+    for names in tqdm(layers, desc=desc, unit="layer", disable=not progress):
         for name in names:
             if is_decoder_linear(name):
                 stem = name.removesuffix(".weight")

@@ -39,7 +39,8 @@ class StoredModel:
         errors: dict[str, dict[str, float]] = {}
         hidden = self._write_embedding(writer, windows)
         layers = range(self.quantizer.config.num_layers)
-        for index in tqdm(layers, desc=self.config.label, unit="layer", disable=not progress):
+        desc = f"quantizing to {self.config.label}"
+        for index in tqdm(layers, desc=desc, unit="layer", disable=not progress):
             layer = LayerWeights.load(self.model, self.quantizer.config, index)
             result = self.quantizer(layer, hidden)
             self._write_layer(writer, layer, result)
