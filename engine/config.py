@@ -48,6 +48,11 @@ class EngineConfig:
     kv_cache_bytes: int | None = _setting(
         None, "memory for the KV cache, like 4GiB; default: 1GiB, or what is left on a GPU"
     )
+    gpu_memory_utilization: float = _setting(
+        0.96,
+        "how full the GPU's memory may get, other processes' share included; the rest is for what "
+        "the driver takes and what fragments",
+    )
     host_kv_cache_bytes: int | None = _setting(
         None,
         "host memory for KV that the GPU's memory cannot keep, like 16GiB, 0 for none; default: "
@@ -64,6 +69,11 @@ class EngineConfig:
         if self.load_format not in ("auto", "dummy", "dummy-per-channel"):
             raise ValueError(
                 f"load_format: expected auto, dummy or dummy-per-channel, got {self.load_format!r}"
+            )
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                "gpu_memory_utilization: expected more than 0 and at most 1, got "
+                f"{self.gpu_memory_utilization}"
             )
         for name in AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:

@@ -13,9 +13,6 @@ from qoq.engine.memory import MemoryPlan, OutOfMemoryError, gib, wanted_model_le
 
 logger = logging.getLogger(__name__)
 
-# Kept free: the driver's and other libraries' own memory, and what fragments.
-RESERVED_SHARE = 0.04
-
 
 def plan_gpu_memory(
     config: EngineConfig,
@@ -35,7 +32,7 @@ def plan_gpu_memory(
         OutOfMemoryError: the cache would not hold one request; the message has the arithmetic.
         ValueError: ``max_model_len`` exceeds the model's own limit.
     """
-    reserved = int(total_bytes * RESERVED_SHARE)
+    reserved = int(total_bytes * (1 - config.gpu_memory_utilization))
     left = free_bytes - step_bytes - buffer_bytes - reserved
     cache_bytes = left if config.kv_cache_bytes is None else config.kv_cache_bytes
     arithmetic = (

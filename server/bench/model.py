@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of a step [512, or 2048 on a GPU]",
     )
+    parser.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        metavar="SHARE",
+        help="how full the GPU's memory may get [as for `qoq serve`]",
+    )
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the results there too")
 
 
@@ -45,6 +51,8 @@ def engine_config(args: argparse.Namespace, model: str, **settings: Any) -> Engi
 
     if args.per_channel and args.load_format != "dummy":
         raise ValueError("--per-channel goes with --load-format dummy; a checkpoint has its own")
+    if args.gpu_memory_utilization is not None:
+        settings["gpu_memory_utilization"] = args.gpu_memory_utilization
     dummy = "dummy-per-channel" if args.per_channel else "dummy"
     return EngineConfig(
         model=_dummy(model) if args.load_format == "dummy" else _checkpoint(args, model),

@@ -9,7 +9,7 @@ import torch
 
 from qoq.engine.config import EngineConfig
 from qoq.engine.dummy_checkpoint import read_shape, shape_folder
-from qoq.engine.gpu.memory import RESERVED_SHARE, explain_out_of_memory, plan_gpu_memory
+from qoq.engine.gpu.memory import explain_out_of_memory, plan_gpu_memory
 from qoq.engine.memory import MemoryPlan, OutOfMemoryError
 
 GIB = 2**30
@@ -22,7 +22,8 @@ FACTS = {
     "block_size": 64,
     "model_limit": 8192,
 }
-LEFT = 74 * GIB - int(80 * GIB * RESERVED_SHARE)
+RESERVE = int(80 * GIB * (1 - 0.96))
+LEFT = 74 * GIB - RESERVE
 
 
 def plan(facts: dict[str, int] | None = None, **settings: object) -> MemoryPlan:
@@ -36,6 +37,17 @@ def test_the_cache_gets_what_is_left():
 def test_the_cache_gets_what_was_asked_for():
     assert plan(kv_cache_bytes=10 * 2**21) == MemoryPlan(10, 640)
     assert plan(kv_cache_bytes=LEFT).num_blocks == LEFT // 2**21
+
+
+def test_the_gpu_gets_as_full_as_was_asked_for():
+    assert plan(gpu_memory_utilization=0.5).num_blocks == (74 - 40) * GIB // 2**21
+    assert plan(gpu_memory_utilization=1).num_blocks == 74 * GIB // 2**21
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.01, float("nan")])
+def test_a_share_that_cannot_be_is_refused_by_name(share: float):
+    with pytest.raises(ValueError, match="gpu_memory_utilization: expected more than 0 and at mos"):
+        EngineConfig(model=Path("m"), gpu_memory_utilization=share)
 
 
 def test_more_than_is_left_is_refused_with_the_arithmetic():
@@ -113,4 +125,4 @@ def test_the_arithmetic_leaves_most_of_the_reserve(max_num_seqs: int):
         torch.cuda.synchronize()
         free_bytes, total_bytes = torch.cuda.mem_get_info()
     runner.close()
-    assert free_bytes > total_bytes * RESERVED_SHARE / 2
+    assert free_bytes > total_bytes * (1 - config.gpu_memory_utilization) / 2

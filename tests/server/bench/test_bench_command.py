@@ -72,6 +72,14 @@ def test_a_sentence_for_weights_that_have_scales_of_their_own(
     assert "--per-channel goes with --load-format dummy" in capsys.readouterr().err
 
 
+def test_a_sentence_for_a_share_of_memory_that_cannot_be(
+    shape: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["bench", "latency", str(shape), "--gpu-memory-utilization", "96"]) == 1
+    message = "gpu_memory_utilization: expected more than 0 and at most 1, got 96.0"
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
