@@ -75,7 +75,7 @@ def _run_pieces(
 
 
 piecewise_graphs.PiecewiseGraphs.replay = _run_pieces  # type: ignore[method-assign]
-piecewise_graphs.piecewise_buckets = lambda max_rows: [s for s in (8, 24, 48) if s <= max_rows]
+piecewise_graphs.piecewise_buckets = lambda max_rows: [s for s in (8, 24) if s <= max_rows]
 
 
 class RecordingRunner:
