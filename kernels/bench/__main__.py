@@ -15,6 +15,7 @@ import triton
 
 from qoq.kernels.bench.ablation import Times, ablate
 from qoq.kernels.bench.gemm import SHAPES, Row, compare, sweep
+from qoq.kernels.bench.peer import Peer, load_peer
 from qoq.kernels.bench.timing import copy_bandwidth, product_tops
 from qoq.kernels.gpu.gemm.w4a8_weight import STEP
 
@@ -28,6 +29,12 @@ def main() -> None:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check-only", action="store_true", help="compare, time nothing")
     mode.add_argument("--ablate", action="store_true", help="the portable kernel, idea by idea")
+    parser.add_argument(
+        "--peer",
+        type=_peer,
+        metavar="MODULE:FUNCTION",
+        help="another package's GEMM to time beside ours; see qoq.kernels.bench.peer",
+    )
     args = parser.parse_args()
     if args.ablate and args.group_size != STEP:
         parser.error(f"--ablate is for --group-size {STEP}")
@@ -44,6 +51,13 @@ def main() -> None:
         args.out.write_text(json.dumps(rows, indent=1))
 
 
+def _peer(name: str) -> Peer:
+    try:
+        return load_peer(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _check(shapes: list[str], ms: list[int], group_size: int) -> None:
     for name in shapes:
         for _ in sweep(*SHAPES[name], group_size, ms, is_timed=False):
@@ -53,11 +67,11 @@ def _check(shapes: list[str], ms: list[int], group_size: int) -> None:
 
 def _compare(args: argparse.Namespace, copy: float, tops: float) -> list[dict[str, object]]:
     """``share`` is of the ceiling that is nearer: copying, or products."""
-    names = ("us", "TB/s", "TOPS", "share", "/bf16", "/fp8", "/int8")
+    names = ("us", "TB/s", "TOPS", "share", "/bf16", "/fp8", "/int8", "/peer")
     print(f"{'shape':12}{'M':>6}" + "".join(f"{name:>8}" for name in names))
     rows = []
     for name in args.shapes:
-        for row in compare(name, args.m, args.group_size):
+        for row in compare(name, args.m, args.group_size, args.peer):
             rows.append(asdict(row))
             print(_line(row, copy, tops), flush=True)
     return rows
@@ -68,11 +82,11 @@ def _line(row: Row, copy: float, tops: float) -> str:
     moved = (n * k * 0.53 + m * (k + 2 * n)) / us / 1e6
     multiplied = 2 * m * n * k / us / 1e6
     share = max(moved / copy, multiplied / tops)
-    ratios = [None if other is None else other / us for other in (row.fp8_us, row.int8_us)]
-    cells = "".join(f"{'-':>8}" if ratio is None else f"{ratio:8.2f}" for ratio in ratios)
+    others = (row.bf16_us, row.fp8_us, row.int8_us, row.peer_us)
+    cells = "".join(f"{'-':>8}" if other is None else f"{other / us:8.2f}" for other in others)
     return (
-        f"{row.shape:12}{m:6}{us:8.1f}{moved:8.2f}{multiplied:8.0f}{share:8.2f}"
-        f"{row.bf16_us / us:8.2f}{cells}  {row.best.config}"
+        f"{row.shape:12}{m:6}{us:8.1f}{moved:8.2f}{multiplied:8.0f}{share:8.2f}{cells}"
+        f"  {row.best.config}"
     )
 
 

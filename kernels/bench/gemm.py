@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qoq.kernels.bench.peer import Peer, checked_call
 from qoq.kernels.bench.timing import time_us
 from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm, multiply
 from qoq.kernels.gpu.gemm.w4a8_config import STREAM_K, Config, HopperTile, TileConfig
@@ -153,6 +154,7 @@ class Row:
     bf16_us: float
     fp8_us: float | None
     int8_us: float | None
+    peer_us: float | None
 
 
 def sweep(n: int, k: int, group_size: int, ms: list[int], is_timed: bool = True) -> Iterator[Best]:
@@ -178,8 +180,10 @@ def sweep(n: int, k: int, group_size: int, ms: list[int], is_timed: bool = True)
         yield Best(m, config, us)
 
 
-def compare(name: str, ms: list[int], group_size: int) -> Iterator[Row]:
-    """What serving would run, beside the baselines. Raises AssertionError for a wrong result."""
+def compare(name: str, ms: list[int], group_size: int, peer: Peer | None = None) -> Iterator[Row]:
+    """What serving would run, beside the baselines and ``peer``. Raises AssertionError for a wrong
+    result.
+    """
     n, k = SHAPES[name]
     operands = random_weight(n, k, group_size, max(2, -(-L2_BYTES // (n * k // 2))))
     gemm = W4A8Gemm(torch.device("cuda"))
@@ -191,7 +195,7 @@ def compare(name: str, ms: list[int], group_size: int) -> Iterator[Row]:
         assert torch.equal(gemm(x, weight), reference(x, operands)), f"{name} M={m}: wrong result"
         config = gemm.choose(x, weight)
         us = time_us(_ours(x, operands, config, gemm.workspace))
-        yield Row(name, Best(m, config, us), *_baselines(m, k, bf16, fp8, int8))
+        yield Row(name, Best(m, config, us), *_baselines(m, k, bf16, fp8, int8, peer))
 
 
 def device_arch() -> int:
@@ -223,13 +227,20 @@ def _in_layer(
 
 
 def _baselines(
-    m: int, k: int, bf16: list[Tensor], fp8: list[Tensor], int8: list[Tensor]
-) -> tuple[float, float | None, float | None]:
-    """cuBLAS in bf16 and FP8, and ``torch._int_mm``, each from the M on that it takes."""
+    m: int,
+    k: int,
+    bf16: list[Tensor],
+    fp8: list[Tensor],
+    int8: list[Tensor],
+    peer: Peer | None,
+) -> tuple[float, float | None, float | None, float | None]:
+    """cuBLAS in bf16 and FP8, and ``torch._int_mm``, each from the M on that it takes; ``peer``."""
     x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
     bf16_us = time_us(lambda i: torch.mm(x, bf16[i % 3].t()))
     x8, one = x.to(torch.float8_e4m3fn), torch.ones((), device="cuda")
     codes = torch.randint(-127, 128, (m, k), device="cuda", dtype=torch.int8)
+
+    peer_mm = None if peer is None else checked_call(peer, bf16, x)
 
     def fp8_mm(i: int) -> Tensor:
         return torch._scaled_mm(
@@ -240,6 +251,7 @@ def _baselines(
         bf16_us,
         time_us(fp8_mm) if m >= 16 else None,
         time_us(lambda i: torch._int_mm(codes, int8[i % 3].t())) if m > 16 else None,
+        None if peer_mm is None else time_us(lambda i: peer_mm(i % 3)),
     )
 
 
