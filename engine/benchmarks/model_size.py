@@ -58,12 +58,12 @@ def model_size(config: EngineConfig) -> ModelSize:
     model = parse_model_config(checkpoint.config)
     precision = checkpoint.precision_for(config.precision)
     fmt = kv_format(model, precision)
-    is_int8_head = "lm_head.scales" in checkpoint
+    dense_bytes = 2 if torch.cuda.is_available() and config.device != "cpu" else 4
     return ModelSize(
         layer=_layer(model),
         weight_bytes=_weight_bytes(checkpoint, precision),
         head=(model.vocab_size, model.hidden_size),
-        head_bytes=1 if is_int8_head else 4,
+        head_bytes=1 if "lm_head.scales" in checkpoint else dense_bytes,
         embedding_bytes=2 * model.vocab_size * model.hidden_size,
         windows=model.windows,
         block_bytes=fmt.block_bytes,

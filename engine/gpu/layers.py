@@ -13,14 +13,17 @@ from qoq.engine.gpu.step import AttentionInputs, GpuStep, PrefillPart
 from qoq.kernels.gpu.attention.decode_attention import decode_partials
 from qoq.kernels.gpu.attention.merge_partials import merge_quantize
 from qoq.kernels.gpu.attention.prefill_attention import prefill_attention
+from qoq.kernels.gpu.gemm.dense_gemm import dense_config, dense_gemm_triton
 from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
 from qoq.kernels.gpu.gemm.w4a8_weight import W4A8Weight
 from qoq.kernels.gpu.gemm.w8a8 import w8a8_config, w8a8_gemm_triton
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
-from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton
+from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton, add_rms_norm_triton
 from qoq.kernels.gpu.rope_store_kv import HeadNorm, rope_store_kv_triton
 from qoq.kernels.gpu.silu_mul import silu_mul_quantize_triton
 from qoq.kernels.kv_cache import KvCache, KvFormat
+
+GpuActivations = Tensor | QuantizedRows
 
 
 class GpuLinear(Protocol):
@@ -29,7 +32,7 @@ class GpuLinear(Protocol):
     @property
     def is_gated(self) -> bool: ...
 
-    def __call__(self, x: QuantizedRows) -> Tensor: ...
+    def __call__(self, x: GpuActivations) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class W4A8Linear:
     def is_gated(self) -> bool:
         return self.weight.is_gated
 
-    def __call__(self, x: QuantizedRows) -> Tensor:
+    def __call__(self, x: GpuActivations) -> Tensor:
+        assert isinstance(x, QuantizedRows)
         return self.gemm(x.activations, self.weight, self.bias, self.dtype, x.sums)
 
 
@@ -61,11 +65,12 @@ class W8A8Linear:
     def is_gated(self) -> bool:
         return False
 
-    def __call__(self, x: QuantizedRows) -> Tensor:
+    def __call__(self, x: GpuActivations) -> Tensor:
         return self.write(x, None)
 
-    def write(self, x: QuantizedRows, out: Tensor | None) -> Tensor:
+    def write(self, x: GpuActivations, out: Tensor | None) -> Tensor:
         """Into ``out``, where there is one."""
+        assert isinstance(x, QuantizedRows)
         config = w8a8_config(x.codes.shape[0], self.gemm.arch)
         return w8a8_gemm_triton(
             x.activations,
@@ -80,12 +85,33 @@ class W8A8Linear:
 
 
 @dataclass(frozen=True, slots=True)
+class DenseHead:
+    """``lm_head`` of 16 bits ``[V, hidden]``; ``arch`` is the compute capability, 90 for sm_90."""
+
+    weight: Tensor
+    arch: int
+
+    def __call__(self, x: GpuActivations) -> Tensor:
+        return self.write(x, None)
+
+    def write(self, x: GpuActivations, out: Tensor | None) -> Tensor:
+        """Into ``out``, where there is one."""
+        assert isinstance(x, Tensor)
+        config = dense_config(x.shape[0], self.arch)
+        return dense_gemm_triton(x, self.weight, config, out=out)
+
+
+@dataclass(frozen=True, slots=True)
 class GpuNorm:
+    """Adds, norms and, but for a head of 16 bits, quantizes."""
+
     gain: Tensor
     eps: float
+    quantizes: bool
 
-    def __call__(self, x: Tensor | None, residual: Tensor) -> QuantizedRows:
-        return add_rms_norm_quantize_triton(x, residual, self.gain, self.eps)
+    def __call__(self, x: Tensor | None, residual: Tensor) -> GpuActivations:
+        norm = add_rms_norm_quantize_triton if self.quantizes else add_rms_norm_triton
+        return norm(x, residual, self.gain, self.eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +119,7 @@ class GpuMlp:
     gate_up_proj: GpuLinear
     down_proj: GpuLinear
 
-    def __call__(self, x: QuantizedRows) -> Tensor:
+    def __call__(self, x: GpuActivations) -> Tensor:
         y = self.gate_up_proj(x)
         if not self.gate_up_proj.is_gated:
             return self.down_proj(silu_mul_quantize_triton(y))
@@ -115,7 +141,7 @@ class GpuAttention:
     fmt: KvFormat
     window: int | None
 
-    def __call__(self, x: QuantizedRows, cache: KvCache, step: GpuStep) -> QuantizedRows:
+    def __call__(self, x: GpuActivations, cache: KvCache, step: GpuStep) -> GpuActivations:
         qkv = self.qkv_proj(x).unflatten(1, (-1, self.fmt.head_dim))
         q = rope_store_kv_triton(qkv, step.rope, cache, step.slots, self.fmt, self.head_norm)
         out = QuantizedRows.allocate(q.shape[0], q.shape[1] * q.shape[2], q.device)

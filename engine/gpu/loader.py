@@ -10,6 +10,8 @@ from torch import Tensor
 
 from qoq.engine.checkpoint import CheckpointError
 from qoq.engine.gpu.layers import (
+    DenseHead,
+    GpuActivations,
     GpuAttention,
     GpuLinear,
     GpuMlp,
@@ -18,7 +20,7 @@ from qoq.engine.gpu.layers import (
     W8A8Linear,
 )
 from qoq.engine.gpu.step import GpuStep
-from qoq.engine.models.decoder import Decoder, Projection
+from qoq.engine.models.decoder import Decoder
 from qoq.engine.models.loader import (
     DecoderLoader,
     QkNorm,
@@ -33,16 +35,15 @@ from qoq.kernels.gpu.gemm.w4a8_weight import (
     pack_per_group,
     pair_rows,
 )
-from qoq.kernels.gpu.quantized_rows import QuantizedRows
 from qoq.kernels.gpu.rope_store_kv import HeadNorm
 
 GATED = ["gate_proj", "up_proj"]
 
-GpuDecoder = Decoder[QuantizedRows, GpuStep]
+GpuDecoder = Decoder[GpuActivations, GpuStep]
 
 
 @dataclass(frozen=True)
-class GpuLoader(DecoderLoader[QuantizedRows, GpuStep, GpuLinear]):
+class GpuLoader(DecoderLoader[GpuActivations, GpuStep, GpuLinear]):
     """``model_dtype`` fp16 or bf16 of the residual stream. ``load`` as ever."""
 
     device: torch.device
@@ -60,7 +61,8 @@ class GpuLoader(DecoderLoader[QuantizedRows, GpuStep, GpuLinear]):
         return self.place(weight).to(self.dtype)
 
     def norm(self, name: str, quantizes: bool) -> GpuNorm:
-        return GpuNorm(self.gain(name, self.config.hidden_size), self.config.rms_norm_eps)
+        gain = self.gain(name, self.config.hidden_size)
+        return GpuNorm(gain, self.config.rms_norm_eps, quantizes)
 
     def attention(
         self, qkv_proj: GpuLinear, qk_norm: QkNorm | None, window: int | None
@@ -87,11 +89,8 @@ class GpuLoader(DecoderLoader[QuantizedRows, GpuStep, GpuLinear]):
         scales = self.source.tensor("lm_head.scales", vocab, dtype=torch.float32)
         return W8A8Linear(self.gemm, self.place(weight), self.place(scales), None, torch.float32)
 
-    def dense_head(self, weight: Tensor) -> Projection[QuantizedRows]:
-        raise CheckpointError(
-            f"{self.source.folder}: lm_head is not INT8, which the GPU engine needs; quantize with "
-            "--set int8_lm_head=true, or use --device cpu"
-        )
+    def dense_head(self, weight: Tensor) -> DenseHead:
+        return DenseHead(self.place(weight).to(self.dtype).contiguous(), self.gemm.arch)
 
     def _linear(
         self, parts: list[QuantizedTensors], bias: Tensor | None, is_gated: bool

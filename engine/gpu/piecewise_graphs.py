@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from qoq.engine.gpu.graphs import Pool
+from qoq.engine.gpu.layers import GpuActivations
 from qoq.engine.gpu.step import Attend, AttentionInputs, GpuStep, RunAttention
 from qoq.kernels.gpu.quantized_rows import QuantizedRows
 
@@ -70,7 +71,7 @@ class PiecewiseGraphs:
     def __init__(
         self,
         start: Callable[[int, RunAttention], tuple[GpuStep, Tensor]],
-        forward: Callable[[GpuStep], tuple[QuantizedRows, Tensor]],
+        forward: Callable[[GpuStep], tuple[GpuActivations, Tensor]],
         *,
         num_layers: int,
         max_rows: int,
@@ -110,7 +111,9 @@ class PiecewiseGraphs:
 
     def _run(self, num_rows: int, attend: RunAttention) -> Attended:
         step, tables = self._start(num_rows, attend)
-        return Attended(*self._forward(step), tables)
+        rows, residual = self._forward(step)
+        assert isinstance(rows, QuantizedRows)
+        return Attended(rows, residual, tables)
 
     def _capture(self, num_rows: int, pool: Pool) -> tuple[_Recording, Attended]:
         recording = _Recording(pool, self._num_layers)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qoq.engine.gpu.graphs import DecodeGraphs
 from qoq.engine.gpu.inputs import FROM_DEVICE, Prefills, Rows, StepInputs
-from qoq.engine.gpu.layers import W8A8Linear
+from qoq.engine.gpu.layers import DenseHead, GpuActivations, W8A8Linear
 from qoq.engine.gpu.loader import GpuDecoder
 from qoq.engine.gpu.piecewise_graphs import MAX_ROWS, PiecewiseGraphs
 from qoq.engine.gpu.running_step import GpuRunningStep, RunningSteps
@@ -23,7 +23,6 @@ from qoq.engine.grammar import Grammars
 from qoq.engine.models.decoder import take_rows
 from qoq.engine.prompt_pass import PromptPass, Scores
 from qoq.engine.request_state import RequestState, RequestStates
-from qoq.kernels.gpu.quantized_rows import QuantizedRows
 from qoq.kernels.gpu.sizes import round_up
 from qoq.kernels.kv_cache import KvCache
 from qoq.scheduler.batch import Batch, ScheduledRequest
@@ -90,7 +89,7 @@ class GpuModelRunner:
         uses_graphs: bool,
     ) -> None:
         self.grammars = grammars
-        assert isinstance(decoder.lm_head, W8A8Linear)
+        assert isinstance(decoder.lm_head, W8A8Linear | DenseHead)
         self._decoder = decoder
         self._lm_head = decoder.lm_head
         # One for all graphs: each would keep its own.
@@ -240,7 +239,7 @@ class GpuModelRunner:
             first = stop
         return self._decoder.logits(take_rows(hidden, slice(num_padded)))[: len(rows)]
 
-    def _hidden_states(self, plan: _StepPlan, rows: Tensor) -> QuantizedRows:
+    def _hidden_states(self, plan: _StepPlan, rows: Tensor) -> GpuActivations:
         num_rows = round_up(len(plan.rows), ROW_MULTIPLE)
         bucket = self._pieces.bucket(num_rows)
         self._inputs.set_rows(plan.rows, bucket or num_rows)

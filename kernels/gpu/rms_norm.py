@@ -1,4 +1,5 @@
-"""``add_rms_norm_quantize`` on a GPU: a program has a row, which is read and written once.
+"""``add_rms_norm`` and ``add_rms_norm_quantize`` on a GPU: a program has a row, which is read and
+written once.
 
 Rounded where the definition rounds. The mean of squares sums in another order, so a value may be
 off by one rounding of its dtype, and a code by one.
@@ -6,6 +7,7 @@ off by one rounding of its dtype, and a code by one.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -33,6 +35,30 @@ def add_rms_norm_quantize_triton(
             residual,
             gain,
             *out,
+            residual.stride(0) if x is None else x.stride(0),
+            residual.stride(0),
+            eps,
+            K=k,
+            BLOCK=next_power_of_2(k),
+            ADDS=x is not None,
+            num_warps=num_warps(k, m),
+            enable_fp_fusion=False,
+            **overlap_options(residual.device),
+        )
+    return out
+
+
+def add_rms_norm_triton(x: Tensor | None, residual: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """As ``add_rms_norm_quantize_triton``, with the norm ``[M, K]`` as it is, in its dtype."""
+    _check(x, residual, gain)
+    m, k = residual.shape
+    out = torch.empty(m, k, dtype=residual.dtype, device=residual.device)
+    if m:
+        _add_rms_norm_kernel[(m,)](
+            residual if x is None else x,
+            residual,
+            gain,
+            out,
             residual.stride(0) if x is None else x.stride(0),
             residual.stride(0),
             eps,
@@ -79,13 +105,47 @@ def _add_rms_norm_quantize_kernel(
         gdc_launch_dependents()
         gdc_wait()
     residual_ptrs = residual_ptr + row * stride_residual + column
-    residual = tl.load(residual_ptrs, mask=mask, other=0.0)
-    if ADDS:
-        x = tl.load(x_ptr + row * stride_x + column, mask=mask, other=0.0)
-        residual = (residual.to(tl.float32) + x.to(tl.float32)).to(residual.dtype)
-        tl.store(residual_ptrs, residual, mask=mask)
+    residual = _add(x_ptr + row * stride_x + column, residual_ptrs, mask, ADDS)
     normed = rms_norm_row(residual.to(tl.float32), gain, eps, K, residual.dtype)
     store_quantized(normed, row, column, mask, code_ptr, scale_ptr, sum_ptr, K)
+
+
+@triton.jit
+def _add_rms_norm_kernel(
+    x_ptr,
+    residual_ptr,
+    gain_ptr,
+    out_ptr,
+    stride_x,
+    stride_residual,
+    eps,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ADDS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    mask = column < K
+    gain = tl.load(gain_ptr + column, mask=mask, other=0.0)
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
+    residual_ptrs = residual_ptr + row * stride_residual + column
+    residual = _add(x_ptr + row * stride_x + column, residual_ptrs, mask, ADDS)
+    normed = rms_norm_row(residual.to(tl.float32), gain, eps, K, residual.dtype)
+    tl.store(out_ptr + row * K + column, normed.to(residual.dtype), mask=mask)
+
+
+@triton.jit
+def _add(x_ptrs, residual_ptrs, mask, ADDS: tl.constexpr):
+    """The residual row, with ``x`` added in place."""
+    residual = tl.load(residual_ptrs, mask=mask, other=0.0)
+    if ADDS:
+        x = tl.load(x_ptrs, mask=mask, other=0.0)
+        residual = (residual.to(tl.float32) + x.to(tl.float32)).to(residual.dtype)
+        tl.store(residual_ptrs, residual, mask=mask)
+    return residual
 
 
 def _check(x: Tensor | None, residual: Tensor, gain: Tensor) -> None:

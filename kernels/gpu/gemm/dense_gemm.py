@@ -43,10 +43,11 @@ def dense_gemm_triton(
     config: TileConfig,
     bias: Tensor | None = None,
     out_dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``[M, K]``, rows contiguous, by ``weight`` ``[N, K]``, both fp16 or both bf16.
 
-    ``bias`` ``[N]`` is added in fp32. Returns ``[M, N]`` in ``out_dtype``.
+    ``bias`` ``[N]`` is added in fp32. Returns ``[M, N]`` in ``out_dtype``: ``out``, where given.
 
     Raises:
         ValueError: a shape, dtype or device does not match; the message names the tensor.
@@ -55,7 +56,9 @@ def dense_gemm_triton(
     if config.block_n < 64 or config.block_m < 16 or config.num_warps % 4 or config.split_k != 1:
         raise ValueError(f"config: expected the tile of one instruction for all M, got {config}")
     m, (n, k) = x.shape[0], weight.shape
-    y = torch.empty(m, n, dtype=out_dtype, device=x.device)
+    y = torch.empty(m, n, dtype=out_dtype, device=x.device) if out is None else out
+    if y.shape != (m, n) or y.dtype != out_dtype or not y.is_contiguous():
+        raise ValueError(f"out: expected contiguous {out_dtype} [{m}, {n}], got {list(y.shape)}")
     if m == 0:
         return y
     tiles = cdiv(m, config.block_m) * cdiv(n, config.block_n)

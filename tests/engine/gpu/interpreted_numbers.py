@@ -123,3 +123,30 @@ def test_logits_equal_float64_s(name: str, tmp_path: Path, monkeypatch: pytest.M
     error = ((actual - expected).abs().max() / expected.abs().max()).item()
     assert error < TOLERANCE
     assert done.token_ids == actual.argmax(-1).tolist()
+
+
+def test_a_head_of_16_bits_multiplies_what_the_norm_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In prefill and in decode, whose logits have memory of their own."""
+    dense = write_tiny_model(tmp_path / "dense")
+    folder = quantize_model(dense, tmp_path / "m", recipe=Recipe(group_size=32), progress=False)
+    model = GpuModel.load(folder, torch.float16)
+    weight = model.checkpoint.tensor("lm_head.weight", *model.decoder.embedding.shape)
+    exact: list[Tensor] = []
+    write = layers.DenseHead.write
+
+    def listening(head: layers.DenseHead, x: Tensor, out: Tensor | None) -> Tensor:
+        exact.append(x[0].double() @ weight.half().double().t())
+        logits = write(head, x, out)
+        assert out is None or logits is out
+        return logits
+
+    monkeypatch.setattr(layers.DenseHead, "write", listening)
+    engine, runner = model.engine(num_blocks=2, max_num_seqs=2, max_num_batched_tokens=16)
+    sampling = SamplingParams(max_tokens=OUTPUT, temperature=0.0)
+    (done,) = complete(engine, [random_tokens(PROMPT, 96)], [sampling])
+    actual = torch.stack([runner.logits["0", PROMPT + i][0] for i in range(OUTPUT)])
+    expected = torch.stack(exact)
+    assert (actual - expected).abs().max() < TOLERANCE * expected.abs().max()
+    assert done.token_ids == expected.argmax(-1).tolist()

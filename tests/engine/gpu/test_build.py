@@ -70,13 +70,6 @@ def test_a_dense_checkpoint_is_refused(fake_gpu: pytest.MonkeyPatch, tiny_dense:
         build_engine(EngineConfig(model=tiny_dense))
 
 
-def test_a_head_that_is_not_int8_is_refused_with_the_setting(
-    fake_gpu: pytest.MonkeyPatch, tiny_quantized: Path
-):
-    with pytest.raises(CheckpointError, match="quantize with --set int8_lm_head=true, or use"):
-        build_engine(EngineConfig(model=tiny_quantized))
-
-
 def test_a_context_beyond_the_model_s_limit_is_refused_before_weights_are_loaded(
     fake_gpu: pytest.MonkeyPatch, tiny_quantized: Path
 ):

@@ -153,9 +153,12 @@ def test_weights_out_of_range_are_refused_by_name(checkpoints: dict[str, Path], 
         loader_of(folder).load(64)
 
 
-def test_a_dense_head_is_refused_with_the_setting(tiny_quantized: Path):
-    with pytest.raises(CheckpointError, match="--set int8_lm_head=true, or use --device cpu"):
-        loader_of(tiny_quantized).load(64)
+def test_a_head_of_16_bits_takes_the_norm_as_it_is(tiny_quantized: Path):
+    decoder = loader_of(tiny_quantized).load(64)
+    weight = Checkpoint(tiny_quantized).tensor("lm_head.weight", *decoder.embedding.shape)
+    assert torch.equal(decoder.lm_head.weight, weight.half())
+    assert not decoder.norm.quantizes
+    assert all(layer.input_norm.quantizes for layer in decoder.layers)
 
 
 def test_the_stream_has_the_model_s_dtype(checkpoints: dict[str, Path]):

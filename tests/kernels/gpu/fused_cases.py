@@ -10,7 +10,7 @@ import torch
 from qoq.kernels.gpu.attention.decode_plan import DecodePlan
 from qoq.kernels.gpu.attention.merge_partials import ONE_HEAD, MergeConfig, merge, merge_quantize
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
-from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton
+from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton, add_rms_norm_triton
 from qoq.kernels.gpu.rope_store_kv import HeadNorm, rope_store_kv_triton
 from qoq.kernels.gpu.silu_mul import silu_mul_quantize_triton
 from qoq.kernels.kv_cache import KvCache, KvFormat, SlotMapping
@@ -57,11 +57,18 @@ def check_norm(device: str, m: int, k: int, dtype: torch.dtype) -> None:
         expected = add_rms_norm_quantize(None, wide[:, :k].clone(), gain, eps)
         rows = wide.to(device)[:, :k]
         equal(add_rms_norm_quantize_triton(x, rows, gain.to(device), eps), expected)
+        normed = add_rms_norm_triton(x, rows, gain.to(device), eps)
+        assert torch.equal(normed.cpu(), rms_norm(wide[:, :k], gain, eps))
     x, residual = torch.randn(m, k).to(dtype), torch.randn(m, k).to(dtype)
-    total, sum_ = residual + x, residual.to(device)
+    total, sum_, own_sum = residual + x, residual.to(device), residual.clone().to(device)
     got = add_rms_norm_quantize_triton(x.to(device), sum_, gain.to(device), 1e-5)
     assert torch.equal(sum_.cpu(), total)
-    near(got, rms_norm_reference(total.double(), gain.double(), 1e-5), dtype)
+    exact = rms_norm_reference(total.double(), gain.double(), 1e-5)
+    near(got, exact, dtype)
+    normed = add_rms_norm_triton(x.to(device), own_sum, gain.to(device), 1e-5).cpu()
+    assert torch.equal(own_sum.cpu(), total) and normed.dtype == dtype
+    bound = exact.abs() * (2 * UNIT_ROUNDOFF[dtype] + 2**-20) + 2**-24
+    assert ((normed.double() - exact).abs() <= bound).all()
 
 
 def check_silu(device: str, m: int, k: int, dtype: torch.dtype) -> None:

@@ -78,6 +78,11 @@ KERNELS: dict[str, tuple[Any, dict[str, Any], int]] = {
         {"K": 4096, "BLOCK": 4096, "ADDS": True},
         8,
     ),
+    "plain_rms": (
+        rms_norm._add_rms_norm_kernel,
+        {"K": 4096, "BLOCK": 4096, "ADDS": True},
+        8,
+    ),
     "silu": (silu_mul._silu_mul_quantize_kernel, {"K": 14336, "BLOCK": 16384}, 16),
     "rope4": (
         rope_store_kv._rope_store_kv_kernel,
