@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from qoq.engine.build import build_engine
-from qoq.engine.checkpoint import CheckpointError
 from qoq.engine.config import EngineConfig
 from qoq.engine.memory import OutOfMemoryError
 
