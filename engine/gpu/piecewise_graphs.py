@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -39,26 +38,35 @@ class Attended(NamedTuple):
     tables: Tensor
 
 
-@dataclass(slots=True)
+class _Piece(NamedTuple):
+    """A graph of what comes before an attention, and that attention."""
+
+    graph: torch.cuda.CUDAGraph
+    attend: Attend
+    q: Tensor
+    out: QuantizedRows
+
+
 class _Recording:
-    """A graph for what comes before each attention, and that attention."""
+    """Captures from the start on; a graph ends at each attention, the last one for good."""
 
-    pool: Pool
-    num_pieces: int
-    pieces: list[tuple[torch.cuda.CUDAGraph, Attend, Tensor, QuantizedRows]] = field(
-        default_factory=list
-    )
-    graph: torch.cuda.CUDAGraph = field(default_factory=torch.cuda.CUDAGraph)
-
-    def begin(self) -> None:
-        self.graph = torch.cuda.CUDAGraph()
-        self.graph.capture_begin(pool=self.pool)
+    def __init__(self, pool: Pool, num_pieces: int) -> None:
+        self.pieces: list[_Piece] = []
+        self._pool = pool
+        self._num_pieces = num_pieces
+        self._graph = self._begin()
 
     def cut(self, attend: Attend, q: Tensor, out: QuantizedRows) -> None:
-        self.graph.capture_end()
-        self.pieces.append((self.graph, attend, _unowned(q), QuantizedRows(*map(_unowned, out))))
-        if len(self.pieces) < self.num_pieces:
-            self.begin()
+        self._graph.capture_end()
+        out = QuantizedRows(*map(_unowned, out))
+        self.pieces.append(_Piece(self._graph, attend, _unowned(q), out))
+        if len(self.pieces) < self._num_pieces:
+            self._graph = self._begin()
+
+    def _begin(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(pool=self._pool)
+        return graph
 
 
 class PiecewiseGraphs:
@@ -80,7 +88,7 @@ class PiecewiseGraphs:
         self._num_layers = num_layers
         self._start = start
         self._forward = forward
-        self._captured: dict[int, tuple[_Recording, Attended]] = {}
+        self._captured: dict[int, tuple[list[_Piece], Attended]] = {}
 
     def capture(self, pool: Pool) -> None:
         """The largest first, whose memory serves the smaller ones."""
@@ -102,11 +110,11 @@ class PiecewiseGraphs:
         """What the heads of the last layer made and the residual stream, valid until the next
         replay. ``attention`` is made from the block tables of the rows.
         """
-        recording, attended = self._captured[bucket]
+        pieces, attended = self._captured[bucket]
         inputs = attention(attended.tables)
-        for graph, attend, q, out in recording.pieces:
-            graph.replay()
-            attend(inputs, q, out)
+        for piece in pieces:
+            piece.graph.replay()
+            piece.attend(inputs, piece.q, piece.out)
         return attended.rows, attended.residual
 
     def _run(self, num_rows: int, attend: RunAttention) -> Attended:
@@ -115,12 +123,11 @@ class PiecewiseGraphs:
         assert isinstance(rows, QuantizedRows)
         return Attended(rows, residual, tables)
 
-    def _capture(self, num_rows: int, pool: Pool) -> tuple[_Recording, Attended]:
+    def _capture(self, num_rows: int, pool: Pool) -> tuple[list[_Piece], Attended]:
         recording = _Recording(pool, self._num_layers)
-        recording.begin()
         rows, residual, tables = self._run(num_rows, recording.cut)
         rows = QuantizedRows(*map(_unowned, rows))
-        return recording, Attended(rows, _unowned(residual), _unowned(tables))
+        return recording.pieces, Attended(rows, _unowned(residual), _unowned(tables))
 
 
 def _unowned(tensor: Tensor) -> Tensor:
