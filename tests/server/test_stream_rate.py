@@ -55,14 +55,16 @@ def stream(url: str) -> tuple[float, float, float]:
 
 
 @pytest.mark.slow
-def test_an_event_for_every_token_costs_little_enough(tokenizer, config, capsys) -> None:
-    """By CPU time, so that others on the machine do not count: 66 microseconds are the goal."""
+def test_an_event_for_every_token_costs_little_enough(tokenizer, config, capsys, worker_id) -> None:
+    """By CPU time: 66 microseconds are the goal. Beside other tests, which take their share of
+    caches and of a core's two threads, twice as many must do.
+    """
     with served(build_app(SteppingEngine(), tokenizer, config)) as url:
         rate, cpu_us, events = stream(url)
     with capsys.disabled():
         print(f"\none event a token: {cpu_us:.1f} us of CPU a token, {rate:.0f} tokens/s")
     assert events > 1
-    assert cpu_us < 1e6 / GOAL
+    assert cpu_us < 1e6 / GOAL * (2 if worker_id.startswith("gw") else 1)
 
 
 @pytest.mark.slow
