@@ -7,6 +7,9 @@ off by one rounding of its dtype, and a code by one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -29,8 +32,24 @@ def add_rms_norm_quantize_triton(
     _check(x, residual, gain)
     m, k = residual.shape
     out = QuantizedRows.allocate(m, k, residual.device)
+    _launch(_add_rms_norm_quantize_kernel, x, residual, gain, out, eps)
+    return out
+
+
+def add_rms_norm_triton(x: Tensor | None, residual: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """As ``add_rms_norm_quantize_triton``, with the norm ``[M, K]`` as it is, in its dtype."""
+    _check(x, residual, gain)
+    out = torch.empty(residual.shape, dtype=residual.dtype, device=residual.device)
+    _launch(_add_rms_norm_kernel, x, residual, gain, (out,), eps)
+    return out
+
+
+def _launch(
+    kernel: Any, x: Tensor | None, residual: Tensor, gain: Tensor, out: Iterable[Tensor], eps: float
+) -> None:
+    m, k = residual.shape
     if m:
-        _add_rms_norm_quantize_kernel[(m,)](
+        kernel[(m,)](
             residual if x is None else x,
             residual,
             gain,
@@ -45,31 +64,6 @@ def add_rms_norm_quantize_triton(
             enable_fp_fusion=False,
             **overlap_options(residual.device),
         )
-    return out
-
-
-def add_rms_norm_triton(x: Tensor | None, residual: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """As ``add_rms_norm_quantize_triton``, with the norm ``[M, K]`` as it is, in its dtype."""
-    _check(x, residual, gain)
-    m, k = residual.shape
-    out = torch.empty(m, k, dtype=residual.dtype, device=residual.device)
-    if m:
-        _add_rms_norm_kernel[(m,)](
-            residual if x is None else x,
-            residual,
-            gain,
-            out,
-            residual.stride(0) if x is None else x.stride(0),
-            residual.stride(0),
-            eps,
-            K=k,
-            BLOCK=next_power_of_2(k),
-            ADDS=x is not None,
-            num_warps=num_warps(k, m),
-            enable_fp_fusion=False,
-            **overlap_options(residual.device),
-        )
-    return out
 
 
 @triton.jit
@@ -100,13 +94,16 @@ def _add_rms_norm_quantize_kernel(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     mask = column < K
-    gain = tl.load(gain_ptr + column, mask=mask, other=0.0)
-    if OVERLAPS:
-        gdc_launch_dependents()
-        gdc_wait()
-    residual_ptrs = residual_ptr + row * stride_residual + column
-    residual = _add(x_ptr + row * stride_x + column, residual_ptrs, mask, ADDS)
-    normed = rms_norm_row(residual.to(tl.float32), gain, eps, K, residual.dtype)
+    normed = _normed(
+        x_ptr + row * stride_x + column,
+        residual_ptr + row * stride_residual + column,
+        gain_ptr + column,
+        mask,
+        eps,
+        K,
+        ADDS,
+        OVERLAPS,
+    )
     store_quantized(normed, row, column, mask, code_ptr, scale_ptr, sum_ptr, K)
 
 
@@ -127,25 +124,41 @@ def _add_rms_norm_kernel(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     mask = column < K
-    gain = tl.load(gain_ptr + column, mask=mask, other=0.0)
-    if OVERLAPS:
-        gdc_launch_dependents()
-        gdc_wait()
-    residual_ptrs = residual_ptr + row * stride_residual + column
-    residual = _add(x_ptr + row * stride_x + column, residual_ptrs, mask, ADDS)
-    normed = rms_norm_row(residual.to(tl.float32), gain, eps, K, residual.dtype)
-    tl.store(out_ptr + row * K + column, normed.to(residual.dtype), mask=mask)
+    normed = _normed(
+        x_ptr + row * stride_x + column,
+        residual_ptr + row * stride_residual + column,
+        gain_ptr + column,
+        mask,
+        eps,
+        K,
+        ADDS,
+        OVERLAPS,
+    )
+    tl.store(out_ptr + row * K + column, normed.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _add(x_ptrs, residual_ptrs, mask, ADDS: tl.constexpr):
-    """The residual row, with ``x`` added in place."""
+def _normed(
+    x_ptrs,
+    residual_ptrs,
+    gain_ptrs,
+    mask,
+    eps,
+    K: tl.constexpr,
+    ADDS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
+):
+    """The norm of a residual row in fp32, with ``x`` added to the row in place."""
+    gain = tl.load(gain_ptrs, mask=mask, other=0.0)
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
     residual = tl.load(residual_ptrs, mask=mask, other=0.0)
     if ADDS:
         x = tl.load(x_ptrs, mask=mask, other=0.0)
         residual = (residual.to(tl.float32) + x.to(tl.float32)).to(residual.dtype)
         tl.store(residual_ptrs, residual, mask=mask)
-    return residual
+    return rms_norm_row(residual.to(tl.float32), gain, eps, K, residual.dtype)
 
 
 def _check(x: Tensor | None, residual: Tensor, gain: Tensor) -> None:

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from qoq.engine.heap import spare_collector
 from qoq.server.app import build_app
 
 from .conftest import served
@@ -55,16 +56,17 @@ def stream(url: str) -> tuple[float, float, float]:
 
 
 @pytest.mark.slow
-def test_an_event_for_every_token_costs_little_enough(tokenizer, config, capsys, worker_id) -> None:
-    """By CPU time: 66 microseconds are the goal. Beside other tests, which take their share of
-    caches and of a core's two threads, twice as many must do.
+def test_an_event_for_every_token_costs_little_enough(tokenizer, config, capsys) -> None:
+    """By CPU time, so that others on the machine do not count: 66 microseconds are the goal. The
+    least of three runs, since caches and a core's two threads are shared all the same.
     """
+    spare_collector()  # as a server does; behind other tests there is much to collect
     with served(build_app(SteppingEngine(), tokenizer, config)) as url:
-        rate, cpu_us, events = stream(url)
+        rate, cpu_us, events = min((stream(url) for _ in range(3)), key=lambda run: run[1])
     with capsys.disabled():
         print(f"\none event a token: {cpu_us:.1f} us of CPU a token, {rate:.0f} tokens/s")
     assert events > 1
-    assert cpu_us < 1e6 / GOAL * (2 if worker_id.startswith("gw") else 1)
+    assert cpu_us < 1e6 / GOAL
 
 
 @pytest.mark.slow
