@@ -73,6 +73,8 @@ def hopper_candidates(m: int) -> Iterator[HopperTile]:
                 yield HopperTile(128, 6, 1, split_k)
         yield HopperTile(64, 6)
         yield HopperTile(64, 5, 1, 1, 2)
+    if m > 32:
+        yield from high_candidates(m)
     if m > 128:
         yield HopperTile(256, 4)
         yield HopperTile(256, 4, takes_turns=True)
@@ -80,6 +82,16 @@ def hopper_candidates(m: int) -> Iterator[HopperTile]:
         yield HopperTile(128, 6)
     else:
         yield from narrow_candidates(m)
+
+
+def high_candidates(m: int) -> Iterator[HopperTile]:
+    """Of 256 channels, for where it is reading activations that takes long."""
+    splits = (1, STREAM_K, 2, 4) if m <= 512 else (1,)
+    for split_k in splits:
+        yield HopperTile(64, 8, 1, split_k, channels=256)
+        if m > 64:
+            yield HopperTile(128, 5, 1, split_k, channels=256)
+            yield HopperTile(128, 5, 1, split_k, takes_turns=True, channels=256)
 
 
 def narrow_candidates(m: int) -> Iterator[HopperTile]:

@@ -24,15 +24,17 @@ class TileConfig(NamedTuple):
 
 
 class HopperTile(NamedTuple):
-    """For ``w4a8_gluon``. A tile of the output is ``block_m`` tokens by ``channels``, 128 or 64.
+    """For ``w4a8_gluon``. A tile of the output is ``block_m`` tokens by ``channels``: 256, 128 or
+    64.
 
     A stage holds ``boxes`` times 128 input channels. ``split_k`` 1 computes whole tiles, more cuts
     K into that many parts, ``STREAM_K`` gives each block the same number of stages. With
     ``takes_turns`` the two groups hand the tensor cores to each other, which pays where these are
     the limit.
 
-    Of 128 channels each of the two groups has a half. 64 channels they share: each multiplies
-    every other box, of which there must be an even number.
+    Of 256 or 128 channels each of the two groups has a half. 64 channels they share: each
+    multiplies every other box, of which there must be an even number. 256 channels read the
+    activations half as often as 128, for at most 128 tokens: more sums fill no registers.
     """
 
     block_m: int
@@ -42,6 +44,11 @@ class HopperTile(NamedTuple):
     blocks_per_sm: int = 1
     takes_turns: bool = False
     channels: int = 128
+
+    @property
+    def parts(self) -> int:
+        """Of a tile's channels, a warp group each."""
+        return 1 if self.channels == 64 else 2
 
 
 Config = TileConfig | HopperTile

@@ -30,9 +30,6 @@ from qoq.kernels.gpu.gemm.w4a8_weight import ROWS, W4A8Weight
 from qoq.kernels.gpu.sizes import cdiv
 from qoq.kernels.quantize import QuantizedActivations
 
-# Two blocks on a multiprocessor leave 80 registers a thread, of which the warps that fetch lend
-# theirs to those that multiply.
-REGISTERS = {1: (None, 240), 2: (80, 104)}
 STORED = 8192  # outputs of a warp group, in shared memory at a time
 
 
@@ -106,7 +103,6 @@ def w4a8_gemm_gluon(
     if weight.zeros is not None:
         sums = (x.sums if x_sums is None else x_sums).view(-1)
     y_block = stored_block(tile, weight.is_gated)
-    max_registers, registers = REGISTERS[tile.blocks_per_sm]
     half, line, swizzled = _layouts(y_block[1])
     _w4a8_kernel[(shares.num_blocks,)](
         TensorDescriptor.from_tensor(x.codes, [tile.block_m, 64], half),
@@ -134,22 +130,33 @@ def w4a8_gemm_gluon(
         GROUPS=groups,
         STAGES=min(tile.num_stages, shares.steps),
         BOXES=tile.boxes,
-        PARTS=tile.channels // ROWS,
+        PARTS=tile.parts,
+        HEIGHT=tile.channels // tile.parts,
         CHUNKS=tile.block_m // y_block[0],
         HAS_BIAS=bias is not None,
         IS_GATED=weight.is_gated,
         TAKES_TURNS=tile.takes_turns,
-        REGISTERS=registers,
         num_warps=4,
         launch_pdl=True,
-        **({"maxnreg": max_registers} if max_registers else {}),
+        **registers(tile),
     )
     return y
 
 
+def registers(tile: HopperTile) -> dict[str, int]:
+    """A thread's: those that fetch lend theirs to those that multiply. Two blocks of threads on a
+    multiprocessor leave 80.
+    """
+    if tile.blocks_per_sm == 2:
+        return {"MULTIPLY_REGISTERS": 104, "FETCH_REGISTERS": 24, "maxnreg": 80}
+    multiply, fetch = (232, 40) if tile.channels == 256 else (240, 24)
+    return {"MULTIPLY_REGISTERS": multiply, "FETCH_REGISTERS": fetch}
+
+
 def stored_block(tile: HopperTile, is_gated: bool) -> list[int]:
     """Tokens and channels that a warp group stores at a time: 16 KiB, or all it has."""
-    channels = ROWS // 2 if is_gated else ROWS
+    height = tile.channels // tile.parts
+    channels = min(height // 2 if is_gated else height, ROWS)
     return [min(tile.block_m, STORED // channels), channels]
 
 

@@ -92,6 +92,7 @@ def _fetch_weights(
     STAGES: gl.constexpr,
     BOXES: gl.constexpr,
     PARTS: gl.constexpr,
+    HEIGHT: gl.constexpr,
 ):
     tiles_m, tiles_n, steps, share = work
     w_ring, group_ring, _x, _scale, _sum = rings
@@ -106,16 +107,18 @@ def _fetch_weights(
             stage = count % STAGES
             ready = full.index(stage)
             mbarrier.wait(empty.index(stage), ((count // STAGES) & 1) ^ 1)
-            mbarrier.expect(ready, BOXES * PARTS * ROWS * (64 + 4 * GROUPS))
+            mbarrier.expect(ready, BOXES * PARTS * HEIGHT * (64 + 4 * GROUPS))
             for depth in gl.static_range(BOXES):
-                for part in gl.static_range(PARTS):
+                for row in gl.static_range(0, PARTS * HEIGHT, ROWS):
                     # Past the last box of a row lies the next row's; its activations are zeros.
-                    box = (tile_n * PARTS + part) * num_boxes + step * BOXES + depth
-                    place = (stage * BOXES + depth) * PARTS + part
-                    w = w_ring.index(place)
+                    boxes = (tile_n * (PARTS * HEIGHT) + row) // ROWS * num_boxes
+                    box = boxes + step * BOXES + depth
+                    place = (stage * BOXES + depth) * PARTS + row // HEIGHT
+                    w = w_ring.index(place).slice(row % HEIGHT, ROWS, dim=0)
                     tma.async_copy_global_to_shared(w_desc, [box * ROWS, 0], ready, w)
                     for group in gl.static_range(GROUPS):
                         words = group_ring.index(place * GROUPS + group)
+                        words = words.slice(row % HEIGHT, ROWS, dim=0)
                         start = (box * GROUPS + group) * ROWS
                         tma.async_copy_global_to_shared(group_desc, [start], ready, words)
             count += 1
@@ -183,6 +186,7 @@ def _multiply(
     STAGES: gl.constexpr,
     BOXES: gl.constexpr,
     PARTS: gl.constexpr,
+    HEIGHT: gl.constexpr,
     CHUNKS: gl.constexpr,
     HAS_BIAS: gl.constexpr,
     IS_GATED: gl.constexpr,
@@ -211,9 +215,9 @@ def _multiply(
         tile_m, tile_n = _place(tile, tiles_m, tiles_n)
         first_step = gl.maximum(begin - tile * steps, 0)
         num_steps = gl.minimum(end - tile * steps, steps) - first_step
-        column = (tile_n * PARTS + PART) * ROWS + gl.arange(0, ROWS, channels)
+        column = (tile_n * PARTS + PART) * HEIGHT + gl.arange(0, HEIGHT, channels)
         w_scale = gl.load(w_scale_ptr + column, mask=column < N, other=0.0)
-        acc = gl.zeros([ROWS, BLOCK_M], gl.int32, MMA)
+        acc = gl.zeros([HEIGHT, BLOCK_M], gl.int32, MMA)
         for _ in range(num_steps):
             stage = count % STAGES
             mbarrier.wait(full.index(stage), (count // STAGES) & 1)
@@ -310,23 +314,27 @@ def _w4a8_kernel(
     STAGES: gl.constexpr,
     BOXES: gl.constexpr,
     PARTS: gl.constexpr,
+    HEIGHT: gl.constexpr,
     CHUNKS: gl.constexpr,
     HAS_BIAS: gl.constexpr,
     IS_GATED: gl.constexpr,
     TAKES_TURNS: gl.constexpr,
-    REGISTERS: gl.constexpr,
+    MULTIPLY_REGISTERS: gl.constexpr,
+    FETCH_REGISTERS: gl.constexpr,
 ):
     LINE: gl.constexpr = BLOCK_M if BLOCK_M > 32 else 32  # TMA writes to multiples of 128 bytes
     NUM_GROUPS: gl.constexpr = GROUPS if GROUPS > 0 else 1
     BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
-    w_ring = gl.allocate_shared_memory(gl.uint8, [STAGES * BOXES * PARTS, ROWS, 64], w_desc.layout)
+    w_ring = gl.allocate_shared_memory(
+        gl.uint8, [STAGES * BOXES * PARTS, HEIGHT, 64], w_desc.layout
+    )
     x_ring = gl.allocate_shared_memory(gl.int8, [STAGES * BOXES * 2, BLOCK_M, 64], x_desc.layout)
     group_ring = gl.allocate_shared_memory(
-        gl.int32, [STAGES * BOXES * PARTS * NUM_GROUPS, ROWS], group_desc.layout
+        gl.int32, [STAGES * BOXES * PARTS * NUM_GROUPS, HEIGHT], group_desc.layout
     )
     scale_ring = gl.allocate_shared_memory(gl.float32, [2, LINE], scale_desc.layout)
     sum_ring = gl.allocate_shared_memory(gl.int32, [2, LINE], sum_desc.layout)
-    WIDTH: gl.constexpr = ROWS // 2 if IS_GATED else ROWS
+    WIDTH: gl.constexpr = ROWS // 2 if IS_GATED and HEIGHT == ROWS else ROWS
     y_buffer = gl.allocate_shared_memory(
         y_desc.dtype, [PARTS, BLOCK_M // CHUNKS, WIDTH], y_desc.layout
     )
@@ -358,15 +366,15 @@ def _w4a8_kernel(
     gl.warp_specialize(
         [
             (_multiply, (0, out, rings, buffers, barriers, work, BLOCK_M, GROUPS, STAGES,
-                         BOXES, PARTS, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
+                         BOXES, PARTS, HEIGHT, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
             (_multiply, (1, out, rings, buffers, barriers, work, BLOCK_M, GROUPS, STAGES,
-                         BOXES, PARTS, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
+                         BOXES, PARTS, HEIGHT, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
             (_fetch_weights, (w_desc, group_desc, rings, barriers, num_boxes, work, GROUPS,
-                              STAGES, BOXES, PARTS)),
+                              STAGES, BOXES, PARTS, HEIGHT)),
             (_fetch_activations, (x_desc, scale_desc, sum_desc, rings, barriers, work, BLOCK_M,
                                   GROUPS, STAGES, BOXES)),
         ],
         [4, 1, 1],
-        [REGISTERS, 24, 24],
+        [MULTIPLY_REGISTERS, FETCH_REGISTERS, FETCH_REGISTERS],
     )
     # fmt: on

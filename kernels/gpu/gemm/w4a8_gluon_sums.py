@@ -11,7 +11,7 @@ from triton.language.extra.cuda import gdc_wait
 
 from qoq.kernels.gpu.silu_mul import silu_mul
 
-ROWS: gl.constexpr = gl.constexpr(64)  # channels of a box, and of a part of a tile
+ROWS: gl.constexpr = gl.constexpr(64)  # channels of a box, and of a store
 
 
 @gluon.constexpr_function
@@ -62,47 +62,85 @@ def sum_shares(
     which alone gets these. It sets the counter back to 0.
     """
     gdc_wait()  # the kernel in front uses the same workspace
-    MMA: gl.constexpr = acc.type.layout
-    BLOCK_M: gl.constexpr = acc.shape[1]
-    SIZE: gl.constexpr = ROWS * BLOCK_M
-    row = gl.arange(0, ROWS, gl.SliceLayout(1, MMA))
-    column = gl.arange(0, BLOCK_M, gl.SliceLayout(0, MMA))
-    element = gl.expand_dims(row, 1) * BLOCK_M + gl.expand_dims(column, 0)
-    slot = gl.program_id(0) * 2 + (tile != first).to(gl.int32)
-    gl.store(partial_ptr + (slot * PARTS + PART) * SIZE + element, acc)
+    own = _by_thread(acc)
+    SIZE: gl.constexpr = own.shape[0]
+    element = gl.arange(0, SIZE, own.type.layout)
+    block = gl.program_id(0)
+    slot = block * 2 + (tile != first).to(gl.int32)
+    gl.store(partial_ptr + (slot * PARTS + PART) * SIZE + element, own)
     gl.thread_barrier()
     head = tile * steps // share
     tail = (tile * steps + steps - 1) // share
     counter = counter_ptr + tile * PARTS + PART
     is_last = gl.atomic_add(counter, 1, sem="acq_rel") == tail - head
     if is_last:
-        acc = gl.zeros([ROWS, BLOCK_M], gl.int32, MMA)
-        for block in range(head, tail + 1):
-            slot = block * 2 + (block * share // steps != tile).to(gl.int32)
-            partial = partial_ptr + (slot * PARTS + PART) * SIZE + element
-            acc += gl.load(partial, cache_modifier=".cg")
+        for other in range(head, tail + 1):
+            if other != block:
+                slot = other * 2 + (other * share // steps != tile).to(gl.int32)
+                own = _add(own, partial_ptr + (slot * PARTS + PART) * SIZE)
+        acc = _by_place(own, acc)
         gl.store(counter, 0)
     return acc, is_last
 
 
 @gluon.jit
+def _add(sums, partial_ptr):
+    """``sums`` and what is stored there, 4096 at a time at most: more find no registers."""
+    SIZE: gl.constexpr = sums.shape[0]
+    if SIZE > 4096:
+        first, second = gl.split(gl.permute(gl.reshape(sums, [2, SIZE // 2]), [1, 0]))
+        first = _add(first, partial_ptr)
+        second = _add(second, partial_ptr + SIZE // 2)
+        both = gl.permute(gl.join(first, second), [1, 0])
+        return gl.convert_layout(gl.reshape(both, [SIZE]), sums.type.layout, assert_trivial=True)
+    else:
+        element = gl.arange(0, SIZE, sums.type.layout)
+        return sums + gl.load(partial_ptr + element, cache_modifier=".cg")
+
+
+@gluon.jit
+def _by_thread(acc):
+    """Sums [channels, tokens] in one dimension: four of a thread, then those of the next."""
+    HEIGHT: gl.constexpr = acc.shape[0]
+    BLOCK_M: gl.constexpr = acc.shape[1]
+    words = gl.reshape(acc, [HEIGHT // 64, 4, 2, 8, BLOCK_M // 8, 4, 2])
+    return gl.reshape(gl.permute(words, [0, 4, 1, 3, 5, 2, 6]), [HEIGHT * BLOCK_M])
+
+
+@gluon.jit
+def _by_place(sums, like):
+    """Back from ``_by_thread``, as ``like``."""
+    HEIGHT: gl.constexpr = like.shape[0]
+    BLOCK_M: gl.constexpr = like.shape[1]
+    words = gl.reshape(sums, [HEIGHT // 64, BLOCK_M // 8, 4, 8, 4, 2, 2])
+    acc = gl.reshape(gl.permute(words, [0, 2, 5, 3, 1, 4, 6]), [HEIGHT, BLOCK_M])
+    return gl.convert_layout(acc, like.type.layout, assert_trivial=True)
+
+
+@gluon.jit
 def gated(y):
     """``silu(gate) * up`` [channels / 2, tokens], eight channels of gate and of up in turn."""
+    HEIGHT: gl.constexpr = y.shape[0]
     BLOCK_M: gl.constexpr = y.shape[1]
-    pairs = gl.permute(gl.reshape(y, [ROWS // 16, 2, 8, BLOCK_M]), [0, 2, 3, 1])
+    pairs = gl.permute(gl.reshape(y, [HEIGHT // 16, 2, 8, BLOCK_M]), [0, 2, 3, 1])
     gate, up = gl.split(pairs)
     values = silu_mul(gate.to(gl.float32), up.to(gl.float32)).to(y.dtype)
-    return gl.reshape(values, [ROWS // 2, BLOCK_M])
+    return gl.reshape(values, [HEIGHT // 2, BLOCK_M])
 
 
 @gluon.jit
 def store_tile(y, y_desc, row, column, buffer, CHUNKS: gl.constexpr):
     """``y`` [channels, tokens] to its place."""
-    if CHUNKS == 1:
+    if y.shape[0] > ROWS:
+        parts = gl.permute(gl.reshape(y, [2, ROWS, y.shape[1]]), [1, 2, 0])
+        y_first, y_second = gl.split(parts)
+        store_tile(y_first, y_desc, row, column, buffer, CHUNKS)
+        store_tile(y_second, y_desc, row, column + ROWS, buffer, CHUNKS)
+    elif CHUNKS == 1:
         _store(y, y_desc, row, column, buffer)
     else:
         HALF: gl.constexpr = y.shape[1] // 2
-        parts = gl.permute(gl.reshape(y, [ROWS, 2, HALF]), [0, 2, 1])
+        parts = gl.permute(gl.reshape(y, [y.shape[0], 2, HALF]), [0, 2, 1])
         y_first, y_second = gl.split(parts)
         _store(y_first, y_desc, row, column, buffer)
         _store(y_second, y_desc, row + HALF, column, buffer)

@@ -9,15 +9,14 @@ triton = pytest.importorskip("triton", reason="needs triton, which torch's CPU b
 
 from qoq.kernels.gpu.gemm.w4a8_config import STREAM_K, HopperTile  # noqa: E402
 from qoq.kernels.gpu.gemm.w4a8_gluon import (  # noqa: E402
-    REGISTERS,
     _layouts,
+    registers,
     stored_block,
     w4a8_gemm_gluon,
 )
 from qoq.kernels.gpu.gemm.w4a8_gluon_kernel import _w4a8_kernel  # noqa: E402
 from qoq.kernels.gpu.gemm.w4a8_operands import Workspace  # noqa: E402
 from qoq.kernels.gpu.gemm.w4a8_table import shipped_table  # noqa: E402
-from qoq.kernels.gpu.gemm.w4a8_weight import ROWS  # noqa: E402
 from qoq.kernels.quantize import QuantizedActivations  # noqa: E402
 
 from ..sass import assemble, compile_ahead, main_loop  # noqa: E402
@@ -52,13 +51,19 @@ NARROW_TILES = [
     HopperTile(128, 4, 2, 2, takes_turns=True, channels=64),
 ]
 
+HIGH_TILES = [
+    HopperTile(64, 8, 1, STREAM_K, channels=256),
+    HopperTile(128, 5, 1, 2, channels=256),
+]
+
 
 def shipped_tiles() -> set[HopperTile]:
     """As the table has them, and narrow ones; what splits K compiles to the same code."""
     table = shipped_table(90)
     assert table is not None
     configs = {choice.config for choices in table.choices.values() for choice in choices}
-    tiles = [tile for tile in configs if isinstance(tile, HopperTile)] + NARROW_TILES[2:]
+    tiles = [tile for tile in configs if isinstance(tile, HopperTile)]
+    tiles += NARROW_TILES[2:] + HIGH_TILES
     return {tile._replace(split_k=1) for tile in tiles}
 
 
@@ -72,7 +77,8 @@ def test_main_loop_is_clean(groups: int) -> None:
 
 @pytest.mark.slow
 def test_a_gated_weight_s_loop_is_clean_too() -> None:
-    for tile in (HopperTile(64, 5, 1, 4, 2), HopperTile(256, 4, takes_turns=True), NARROW_TILES[3]):
+    wide = [HopperTile(64, 5, 1, 4, 2), HopperTile(256, 4, takes_turns=True), HIGH_TILES[1]]
+    for tile in (*wide, NARROW_TILES[3]):
         assert_is_clean(1, tile, is_gated=True)
 
 
@@ -92,7 +98,6 @@ def assert_is_clean(groups: int, tile: HopperTile, is_gated: bool) -> None:
 def compile_for(groups: int, tile: HopperTile, is_gated: bool):  # type: ignore[no-untyped-def]
     y_block = stored_block(tile, is_gated)
     half, line, swizzled = _layouts(y_block[1])
-    max_registers, registers = REGISTERS[tile.blocks_per_sm]
     descriptors = {
         "x_desc": f"tensordesc<i8[{tile.block_m}, 64],{half!r}>",
         "w_desc": f"tensordesc<u8[64, 64],{half!r}>",
@@ -106,14 +111,15 @@ def compile_for(groups: int, tile: HopperTile, is_gated: bool):  # type: ignore[
         "GROUPS": groups,
         "STAGES": tile.num_stages,
         "BOXES": tile.boxes,
-        "PARTS": tile.channels // ROWS,
+        "PARTS": tile.parts,
+        "HEIGHT": tile.channels // tile.parts,
         "CHUNKS": tile.block_m // y_block[0],
         "HAS_BIAS": True,
         "IS_GATED": is_gated,
         "TAKES_TURNS": tile.takes_turns,
-        "REGISTERS": registers,
     }
-    options = {"maxnreg": max_registers} if max_registers else {}
+    options = registers(tile)
+    constants |= {name: options.pop(name) for name in [*options] if name.isupper()}
     signature = descriptors | POINTERS | dict.fromkeys(SIZES, "i32")
     return compile_ahead(
         _w4a8_kernel, 90, signature, constants, [*POINTERS], num_warps=4, **options
@@ -157,7 +163,7 @@ def test_equals_the_definition_on_a_gpu(shape: tuple[int, int], group_size: int)
     ("n", "k", "group_size"),
     [(136, 576, 64), (136, 576, -1), (1000, 4224, 128), (1000, 4224, -1), (6144, 4096, 128)],
 )
-def test_narrow_tiles_equal_the_definition_on_a_gpu(n: int, k: int, group_size: int) -> None:
+def test_other_widths_equal_the_definition_on_a_gpu(n: int, k: int, group_size: int) -> None:
     """Ends of rows of boxes within a stage, and blocks of threads with many tiles each."""
     from qoq.kernels.bench.gemm import random_activations, random_weight, reference
 
@@ -166,7 +172,7 @@ def test_narrow_tiles_equal_the_definition_on_a_gpu(n: int, k: int, group_size: 
     x, bias = random_activations(500, k), torch.randn(n, device="cuda").bfloat16()
     expected = reference(x, operands)
     with_bias = product(x, operands.integers, operands.copies[0].scales)
-    for tile in NARROW_TILES:
+    for tile in NARROW_TILES + HIGH_TILES:
         for config in (tile._replace(split_k=1), tile):
             for m in (1, 16, 17, 33, 64, 100, 128, 255, 256, 500):
                 part = head(x, m)
@@ -187,13 +193,14 @@ def test_narrow_tiles_equal_the_definition_on_a_gpu(n: int, k: int, group_size: 
 def test_a_gated_weight_gives_silu_mul_on_a_gpu(
     n: int, k: int, group_size: int, dtype: torch.dtype
 ) -> None:
-    """In whole tiles and split ones, wide and narrow: the bits of the kernels it stands for."""
+    """In whole tiles and split ones of every width: the bits of the kernels it stands for."""
     from qoq.kernels.bench.gemm import random_activations
 
     plain, gated = plain_and_gated(n, k, group_size, "cuda")
     workspace, x = Workspace(torch.device("cuda")), random_activations(500, k)
     y = w4a8_gemm_gluon(x, plain, TILES[4], workspace, None, dtype)
-    for tile in (TILES[0], TILES[2], TILES[5], NARROW_TILES[1], NARROW_TILES[3]):
+    wide = [TILES[0], TILES[2], TILES[5], *HIGH_TILES]
+    for tile in (*wide, NARROW_TILES[1], NARROW_TILES[3]):
         for config in {tile._replace(split_k=split_k) for split_k in (1, 4, STREAM_K)}:
             for m in (1, 129, 500):
                 for _ in range(3):

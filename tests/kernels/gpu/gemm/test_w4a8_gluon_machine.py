@@ -31,6 +31,8 @@ TILES = [
     HopperTile(16, 4, 2),
     HopperTile(32, 3, takes_turns=True),
     HopperTile(256, 2),
+    HopperTile(64, 3, channels=256),
+    HopperTile(128, 2, channels=256),
 ]
 
 
@@ -132,12 +134,14 @@ def multiply(
             GROUPS=groups,
             STAGES=min(tile.num_stages, shares.steps),
             BOXES=tile.boxes,
-            PARTS=tile.channels // ROWS,
+            PARTS=tile.parts,
+            HEIGHT=tile.channels // tile.parts,
             CHUNKS=tile.block_m // y_block[0],
             HAS_BIAS=True,
             IS_GATED=weight.is_gated,
             TAKES_TURNS=tile.takes_turns,
-            REGISTERS=0,
+            MULTIPLY_REGISTERS=0,
+            FETCH_REGISTERS=0,
         )
     return y
 
