@@ -76,17 +76,19 @@ def hopper_candidates(m: int) -> Iterator[HopperTile]:
     if m > 32:
         yield from high_candidates(m)
     if m > 128:
-        yield HopperTile(256, 4)
-        yield HopperTile(256, 4, takes_turns=True)
+        for split_k in (1, STREAM_K):
+            yield HopperTile(256, 4, 1, split_k)
+            yield HopperTile(256, 4, 1, split_k, takes_turns=True)
     if m > 512:
         yield HopperTile(128, 6)
+        yield HopperTile(128, 6, 1, STREAM_K)
     else:
         yield from narrow_candidates(m)
 
 
 def high_candidates(m: int) -> Iterator[HopperTile]:
     """Of 256 channels, for where it is reading activations that takes long."""
-    splits = (1, STREAM_K, 2, 4) if m <= 512 else (1,)
+    splits = (1, STREAM_K, 2, 4) if m <= 512 else (1, STREAM_K)
     for split_k in splits:
         yield HopperTile(64, 8, 1, split_k, channels=256)
         if m > 64:

@@ -9,8 +9,9 @@ sums in int32. The warp for the weights does not wait for the kernel in front (p
 dependent launch), the one for the activations does.
 
 K may be cut where tiles are too few: into equal parts, or so that every block gets the same number
-of stages (stream-K; Osama et al., arXiv 2301.03598). Parts leave int32 partial sums in the
-workspace, and the last one of a tile to arrive adds them up: exact, in any order.
+of stages (stream-K; Osama et al., arXiv 2301.03598). Later parts of a tile leave int32 partial sums
+in the workspace for its first: exact, in any order. A block computes its share of a tile that
+another began before it begins one itself, and so has what it waits for, as a rule, by then.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class _Shares(NamedTuple):
         if tile.split_k == STREAM_K:
             share = cdiv(tiles * steps, num_blocks)
         num_shares = cdiv(tiles * steps, share)
-        partials = num_shares * 2 * tile.channels * tile.block_m
+        partials = num_shares * tile.channels * tile.block_m
         if tile.split_k == 1 or not workspace.fits(tiles, partials):
             return cls(min(num_blocks, tiles), tiles_m, tiles_n, steps, 0)
         return cls(num_shares, tiles_m, tiles_n, steps, share)

@@ -15,11 +15,13 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.gemm.w4a8_gluon_sums import (
     ROWS,
+    collect_shares,
     exchange_layout,
     gated,
     give_sums,
+    leave_share,
+    own_share,
     store_tile,
-    sum_shares,
     take_sums,
 )
 
@@ -66,7 +68,7 @@ def _range_of_tiles(tiles, steps, share):
     block = gl.program_id(0)
     if share == 0:
         return block, tiles, gl.num_programs(0), 0, tiles * steps
-    begin = block * share
+    begin = own_share() * share
     end = gl.minimum(begin + share, tiles * steps)
     return begin // steps, (end + steps - 1) // steps, 1, begin, end
 
@@ -259,12 +261,13 @@ def _multiply(
             else:
                 give_sums(acc, exchange, handover, turn)
         if PARTS == 2 or WHICH == 0:
-            is_last = True
-            if num_steps < steps:
-                acc, is_last = sum_shares(
-                    acc, partial_ptr, counter_ptr, tile, first, steps, share, PART, PARTS
-                )
-            if is_last:
+            if first_step > 0:
+                leave_share(acc, partial_ptr, counter_ptr, tile, PART, PARTS)
+            else:
+                if num_steps < steps:
+                    acc = collect_shares(
+                        acc, partial_ptr, counter_ptr, tile, steps, share, PART, PARTS
+                    )
                 x_scale = scale_ring.index(turn).slice(0, BLOCK_M, dim=0).load(tokens)
                 if GROUPS == 0:
                     zero = gl.load(zero_ptr + column, mask=column < N, other=0).to(gl.int32)

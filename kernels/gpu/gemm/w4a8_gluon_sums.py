@@ -47,40 +47,42 @@ def take_sums(acc, exchange, handover, turn):
 
 
 @gluon.jit
-def sum_shares(
-    acc,
-    partial_ptr,
-    counter_ptr,
-    tile,
-    first,
-    steps,
-    share,
-    PART: gl.constexpr,
-    PARTS: gl.constexpr,
-):
-    """The sums of all blocks that share the tile, and whether this is the last of them to arrive,
-    which alone gets these. It sets the counter back to 0.
+def own_share():
+    """Which share of all stages this block has. The last block has the first: blocks wait for what
+    lower ones leave, and these start before them.
     """
+    return gl.num_programs(0) - 1 - gl.program_id(0)
+
+
+@gluon.jit
+def leave_share(acc, partial_ptr, counter_ptr, tile, PART: gl.constexpr, PARTS: gl.constexpr):
+    """The sums of a tile's later steps, to the block that has its first."""
     gdc_wait()  # the kernel in front uses the same workspace
-    own = _by_thread(acc)
-    SIZE: gl.constexpr = own.shape[0]
-    element = gl.arange(0, SIZE, own.type.layout)
-    block = gl.program_id(0)
-    slot = block * 2 + (tile != first).to(gl.int32)
-    gl.store(partial_ptr + (slot * PARTS + PART) * SIZE + element, own)
+    sums = _by_thread(acc)
+    element = gl.arange(0, sums.shape[0], sums.type.layout)
+    gl.store(partial_ptr + (own_share() * PARTS + PART) * sums.shape[0] + element, sums)
     gl.thread_barrier()
-    head = tile * steps // share
-    tail = (tile * steps + steps - 1) // share
+    gl.atomic_add(counter_ptr + tile * PARTS + PART, 1, sem="release")
+
+
+@gluon.jit
+def collect_shares(
+    acc, partial_ptr, counter_ptr, tile, steps, share, PART: gl.constexpr, PARTS: gl.constexpr
+):
+    """``acc``, the sums of a tile's first steps, and those that other blocks leave. It is the last
+    that this block does and the first that they did. Sets the counter back to 0.
+    """
+    gdc_wait()
+    first = tile * steps // share
+    last = (tile * steps + steps - 1) // share
     counter = counter_ptr + tile * PARTS + PART
-    is_last = gl.atomic_add(counter, 1, sem="acq_rel") == tail - head
-    if is_last:
-        for other in range(head, tail + 1):
-            if other != block:
-                slot = other * 2 + (other * share // steps != tile).to(gl.int32)
-                own = _add(own, partial_ptr + (slot * PARTS + PART) * SIZE)
-        acc = _by_place(own, acc)
-        gl.store(counter, 0)
-    return acc, is_last
+    while gl.atomic_add(counter, 0, sem="acquire") < last - first:
+        pass
+    sums = _by_thread(acc)
+    for other in range(first + 1, last + 1):
+        sums = _add(sums, partial_ptr + (other * PARTS + PART) * sums.shape[0])
+    gl.store(counter, 0)
+    return _by_place(sums, acc)
 
 
 @gluon.jit

@@ -106,7 +106,10 @@ def multiply(
     seed: int,
     out_dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """``[M, N]``, of a gated weight ``[M, N / 2]``: as ``w4a8_gemm_gluon``, block after block."""
+    """``[M, N]``, of a gated weight ``[M, N / 2]``: as ``w4a8_gemm_gluon``.
+
+    Block after block: each may wait for those before it.
+    """
     m, n, groups = len(x), weight.n, weight.groups_per_step
     shares = w4a8_gluon._Shares.of(m, weight, tile, workspace)
     y_block = w4a8_gluon.stored_block(tile, weight.is_gated)
@@ -124,7 +127,7 @@ def multiply(
     for tensor in (weight.scales, zeros, bias, workspace.partials, workspace.counters):
         operands.append(Pointer(tensor.numpy()))
     sizes = (n, weight.boxes.shape[1], shares.tiles_m, shares.tiles_n, shares.steps, shares.share)
-    for block in torch.randperm(shares.num_blocks).tolist():
+    for block in range(shares.num_blocks):
         machine = Machine(seed + block, block, shares.num_blocks)
         kernel = interpreted(_w4a8_kernel, machine, _dequantize=dequantize, _codes=nibbles)
         kernel(
