@@ -36,7 +36,8 @@ STORED = 8192  # outputs of a warp group, in shared memory at a time
 
 class _Shares(NamedTuple):
     """``tiles_m`` by ``tiles_n`` tiles of ``steps`` stages each; a block of threads gets ``share``
-    stages in a row, or with 0 every ``num_blocks``-th tile.
+    stages in a row, or with 0 every ``num_blocks``-th tile, which is so too where shares would not
+    all run at once: blocks wait for each other.
     """
 
     num_blocks: int
@@ -55,7 +56,8 @@ class _Shares(NamedTuple):
             share = cdiv(tiles * steps, num_blocks)
         num_shares = cdiv(tiles * steps, share)
         partials = num_shares * tile.channels * tile.block_m
-        if tile.split_k == 1 or not workspace.fits(tiles, partials):
+        runs_at_once = num_shares <= num_blocks
+        if tile.split_k == 1 or not runs_at_once or not workspace.fits(tiles, partials):
             return cls(min(num_blocks, tiles), tiles_m, tiles_n, steps, 0)
         return cls(num_shares, tiles_m, tiles_n, steps, share)
 

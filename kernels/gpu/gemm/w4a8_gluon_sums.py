@@ -80,19 +80,20 @@ def collect_shares(
         pass
     sums = _by_thread(acc)
     for other in range(first + 1, last + 1):
-        sums = _add(sums, partial_ptr + (other * PARTS + PART) * sums.shape[0])
+        partial = partial_ptr + (other * PARTS + PART) * sums.shape[0]
+        sums = _add(sums, partial, 8192 if sums.shape[0] == 8192 else 4096)
     gl.store(counter, 0)
     return _by_place(sums, acc)
 
 
 @gluon.jit
-def _add(sums, partial_ptr):
-    """``sums`` and what is stored there, 4096 at a time at most: more find no registers."""
+def _add(sums, partial_ptr, LIMIT: gl.constexpr):
+    """``sums`` and what is stored there, ``LIMIT`` at a time: more find no registers."""
     SIZE: gl.constexpr = sums.shape[0]
-    if SIZE > 4096:
+    if SIZE > LIMIT:
         first, second = gl.split(gl.permute(gl.reshape(sums, [2, SIZE // 2]), [1, 0]))
-        first = _add(first, partial_ptr)
-        second = _add(second, partial_ptr + SIZE // 2)
+        first = _add(first, partial_ptr, LIMIT)
+        second = _add(second, partial_ptr + SIZE // 2, LIMIT)
         both = gl.permute(gl.join(first, second), [1, 0])
         return gl.convert_layout(gl.reshape(both, [SIZE]), sums.type.layout, assert_trivial=True)
     else:
