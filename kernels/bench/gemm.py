@@ -14,6 +14,7 @@ from qoq.kernels.bench.peer import Peer, checked_call
 from qoq.kernels.bench.timing import time_us
 from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm, multiply
 from qoq.kernels.gpu.gemm.w4a8_config import STREAM_K, Config, HopperTile, TileConfig
+from qoq.kernels.gpu.gemm.w4a8_gluon import cuts_k
 from qoq.kernels.gpu.gemm.w4a8_operands import Workspace
 from qoq.kernels.gpu.gemm.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
@@ -137,9 +138,11 @@ def random_weight(n: int, k: int, group_size: int, num_copies: int) -> Operands:
 
 
 def random_activations(m: int, k: int) -> QuantizedActivations:
-    codes = torch.randint(-127, 128, (m, k), device="cuda", dtype=torch.int8)
-    codes[0] = 127
-    return QuantizedActivations(codes, torch.rand(m, 1, device="cuda") * 1e-2 + 1e-3)
+    rows = QuantizedRows.allocate(m, k, torch.device("cuda"))
+    torch.randint(-127, 128, (m, k), device="cuda", dtype=torch.int8, out=rows.codes)
+    rows.codes[0] = 127
+    rows.scales.uniform_(1e-3, 1.1e-2)
+    return rows.activations
 
 
 def reference(x: QuantizedActivations, operands: Operands) -> Tensor:
@@ -185,6 +188,8 @@ def sweep(n: int, k: int, group_size: int, ms: list[int], is_timed: bool = True)
         expected = reference(x, operands)
         timed = []
         for config in candidates(m, arch):
+            if _is_another_uncut(m, config, operands.copies[0], workspace):
+                continue
             got = multiply(x, operands.copies[0], config, workspace)
             assert torch.equal(got, expected), f"{n} x {k}, M={m} {config}: wrong result"
             us = time_us(_in_layer(m, k, operands, config, workspace)) if is_timed else 0.0
@@ -192,6 +197,13 @@ def sweep(n: int, k: int, group_size: int, ms: list[int], is_timed: bool = True)
         _, config = min(timed, key=lambda pair: pair[0])
         us = time_us(_ours(x, operands, config, workspace)) if is_timed else 0.0
         yield Best(m, config, us)
+
+
+def _is_another_uncut(m: int, config: Config, weight: W4A8Weight, workspace: Workspace) -> bool:
+    """Whether K would stay whole for all that ``config`` says."""
+    if not isinstance(config, HopperTile) or config.split_k == 1:
+        return False
+    return not cuts_k(m, weight, config, workspace)
 
 
 def compare(name: str, ms: list[int], group_size: int, peer: Peer | None = None) -> Iterator[Row]:

@@ -67,6 +67,11 @@ def _num_multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def cuts_k(m: int, weight: W4A8Weight, tile: HopperTile, workspace: Workspace) -> bool:
+    """Whether K is cut as ``tile`` says: all shares run at once and find room for their sums."""
+    return _Shares.of(m, weight, tile, workspace).share > 0
+
+
 def can_run(x: QuantizedActivations, weight: W4A8Weight, out_dtype: torch.dtype) -> bool:
     """Whether TMA can address the operands: rows of 16 bytes, groups of 64 or more, and 16 bits an
     output.
@@ -108,15 +113,15 @@ def w4a8_gemm_gluon(
     y_block = stored_block(tile, weight.is_gated)
     half, line, swizzled = _layouts(y_block[1])
     _w4a8_kernel[(shares.num_blocks,)](
-        TensorDescriptor.from_tensor(x.codes, [tile.block_m, 64], half),
+        _whole_tiles(x.codes, shares.tiles_m, [tile.block_m, 64], half),
         TensorDescriptor.from_tensor(weight.boxes.view(-1, 64), [ROWS, 64], half),
         TensorDescriptor.from_tensor(
             (weight.groups if weight.groups is not None else workspace.counters).view(-1),
             [ROWS],
             line,
         ),
-        TensorDescriptor.from_tensor(x.scales.view(-1), [tile.block_m], line),
-        TensorDescriptor.from_tensor(sums, [tile.block_m], line),
+        _whole_tiles(x.scales.view(-1), shares.tiles_m, [tile.block_m], line),
+        _whole_tiles(sums, shares.tiles_m, [tile.block_m], line),
         TensorDescriptor.from_tensor(y, y_block, swizzled),
         weight.scales,
         weight.scales if weight.zeros is None else weight.zeros,
@@ -144,6 +149,19 @@ def w4a8_gemm_gluon(
         **registers(tile),
     )
     return y
+
+
+def _whole_tiles(
+    rows: Tensor, tiles_m: int, block: list[int], layout: gl.NVMMASharedLayout
+) -> TensorDescriptor:
+    """Of ``tiles_m`` blocks of ``rows``, as far as there is memory behind the last one: TMA takes
+    up to 1.3 times as long for a block that ends within. What lies there goes into outputs that
+    nobody stores.
+    """
+    memory = rows.untyped_storage().nbytes() // rows.element_size() - rows.storage_offset()
+    num_rows = max(len(rows), min(tiles_m * block[0], memory // rows.stride(0)))
+    shape = [num_rows, *rows.shape[1:]]
+    return TensorDescriptor(rows, shape, list(rows.stride()), block, layout)
 
 
 def registers(tile: HopperTile) -> dict[str, int]:
