@@ -19,6 +19,7 @@ from qoq.engine.memory import MemoryPlan, available_memory, plan_memory
 from qoq.engine.models.config import ModelConfig, parse_model_config
 from qoq.engine.models.loader import kv_format
 from qoq.engine.open_checkpoint import open_checkpoint
+from qoq.engine.phases import Phases, phases_text
 from qoq.engine.precision import Precision
 from qoq.engine.protocol import EngineInfo
 from qoq.kernels.int8_gemm import check_exactness
@@ -40,7 +41,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     runner, info = load_runner(config)
     scheduler = Scheduler(scheduler_config(config, info))
     logger.info(
-        "%s %s on %s: %d KV blocks of %d tokens, context %d, loaded in %.1f s",
+        "%s %s on %s: %d KV blocks of %d tokens, context %d; ready in %.1f s: %s",
         info.model,
         info.precision,
         info.device,
@@ -48,6 +49,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
         info.block_size,
         info.max_model_len,
         time.monotonic() - started_s,
+        phases_text(info.start_s),
     )
     return Engine(scheduler, runner, config.steps_in_flight), info
 
@@ -96,6 +98,7 @@ def build_runner(config: EngineConfig) -> tuple[ModelRunner, EngineInfo, MemoryP
     """A runner on the CPU, without a scheduler: for evaluation that makes its own batches too."""
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+    phases = Phases()
     check_exactness()
     checkpoint = open_checkpoint(config, torch.device("cpu"))
     model = parse_model_config(checkpoint.config)
@@ -109,8 +112,10 @@ def build_runner(config: EngineConfig) -> tuple[ModelRunner, EngineInfo, MemoryP
         model_limit=model.max_position_embeddings,
         available_bytes=available_memory(),
     )
+    phases.end("memory")
     decoder = load_decoder(checkpoint, model, precision, plan.max_model_len)
-    info = describe(checkpoint, model, precision, fmt, plan, "cpu")
+    phases.end("weights")
+    info = describe(checkpoint, model, precision, fmt, plan, "cpu", phases)
     grammars = Grammars(checkpoint.folder / "tokenizer.json", model.vocab_size, info.eos_token_ids)
     return ModelRunner(decoder, model, fmt, plan.num_blocks, grammars), info, plan
 

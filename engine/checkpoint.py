@@ -95,8 +95,8 @@ class Checkpoint:
         if name not in self._files:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing")
         try:
-            tensor: Tensor = self._files[name].get_tensor(name)
-        except SafetensorError as error:
+            tensor = self._read(name)
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{self.folder}: tensor {name} is unreadable: {error}") from None
         sizes_match = len(shape) == tensor.dim() and all(
             want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
@@ -109,6 +109,10 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.folder}: tensor {name} is {tensor.dtype}, expected {dtype}"
             )
+        return tensor
+
+    def _read(self, name: str) -> Tensor:
+        tensor: Tensor = self._files[name].get_tensor(name)
         return tensor
 
     def _open(self, path: Path) -> None:

@@ -6,6 +6,7 @@ from qoq.engine.checkpoint import Checkpoint, read_json
 from qoq.engine.dummy_checkpoint import DummyCheckpoint
 from qoq.engine.memory import MemoryPlan
 from qoq.engine.models.config import ModelConfig
+from qoq.engine.phases import Phases
 from qoq.engine.precision import Precision
 from qoq.engine.protocol import EngineInfo
 from qoq.kernels.kv_cache import KvFormat
@@ -18,6 +19,7 @@ def describe(
     fmt: KvFormat,
     plan: MemoryPlan,
     device: str,
+    phases: Phases,
 ) -> EngineInfo:
     return EngineInfo(
         model=checkpoint.folder.name,
@@ -31,6 +33,7 @@ def describe(
         device=device,
         num_host_blocks=plan.num_host_blocks,
         block_bytes=fmt.block_bytes * model.num_layers,
+        start_s=phases.seconds,
     )
 
 

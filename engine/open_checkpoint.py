@@ -6,12 +6,17 @@ import torch
 
 from qoq.engine.checkpoint import Checkpoint
 from qoq.engine.config import EngineConfig
+from qoq.engine.device_checkpoint import DeviceCheckpoint
 from qoq.engine.dummy_checkpoint import PER_CHANNEL, DummyCheckpoint
 
 
 def open_checkpoint(config: EngineConfig, device: torch.device) -> Checkpoint | DummyCheckpoint:
-    """Raises CheckpointError where there is none."""
+    """Its tensors are in host memory or, where ``device`` is a GPU, there.
+
+    Raises CheckpointError where there is none.
+    """
     if config.load_format == "auto":
-        return Checkpoint(config.model)
+        is_gpu = device.type == "cuda"
+        return DeviceCheckpoint(config.model, device) if is_gpu else Checkpoint(config.model)
     group_size = PER_CHANNEL if config.load_format == "dummy-per-channel" else 128
     return DummyCheckpoint(config.model, group_size, device)

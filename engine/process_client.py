@@ -131,6 +131,11 @@ class ProcessClient:
     def stats(self) -> EngineStats:
         return self._stats
 
+    @property
+    def pid(self) -> int | None:
+        """Of the engine process; None before ``start``."""
+        return None if self._worker is None else self._worker.pid
+
     def resident_bytes(self) -> int:
         """Resident memory of the engine process."""
         assert self._worker is not None

@@ -6,7 +6,7 @@ The same structures cross the process boundary (msgspec) and are handed around i
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from qoq.scheduler.batch import Extras, TokenLogprobs
@@ -67,7 +67,8 @@ class TokenOutput:
 class EngineInfo:
     """Facts about the loaded model that the server needs to validate a request, or tells.
 
-    A KV block takes ``block_bytes`` over all layers.
+    A KV block takes ``block_bytes`` over all layers. ``start_s`` are the seconds that each phase of
+    loading took, by name, in order.
     """
 
     model: str
@@ -81,6 +82,7 @@ class EngineInfo:
     device: str
     num_host_blocks: int = 0
     block_bytes: int = 0
+    start_s: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from qoq.server.bench import compare, latency, sweep, throughput
+from qoq.server.bench import compare, latency, startup, sweep, throughput
 
 KINDS = {
     "compare": (compare, "this machine's engine process beside Hugging Face generate"),
     "throughput": (throughput, "tokens per second with the batch that decodes fastest"),
     "latency": (latency, "how soon the first token comes, and each after the one before"),
     "sweep": (sweep, "decoded tokens per second by batch and context"),
+    "startup": (startup, "how soon an engine is ready, and what memory that takes"),
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -25,6 +23,7 @@ from qoq.engine.memory import MemoryPlan, available_memory, wanted_model_len
 from qoq.engine.models.config import ModelConfig, parse_model_config
 from qoq.engine.models.loader import kv_format
 from qoq.engine.open_checkpoint import open_checkpoint
+from qoq.engine.phases import Phases
 from qoq.engine.precision import Precision
 from qoq.engine.protocol import EngineInfo
 from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
@@ -32,8 +31,6 @@ from qoq.kernels.gpu.sizes import round_up
 from qoq.kernels.kv_cache import KvFormat
 
 OLDEST_CAPABILITY = (8, 0)
-
-logger = logging.getLogger(__name__)
 
 
 def build_gpu_runner(config: EngineConfig) -> tuple[GpuModelRunner, EngineInfo]:
@@ -44,6 +41,7 @@ def build_gpu_runner(config: EngineConfig) -> tuple[GpuModelRunner, EngineInfo]:
         OutOfMemoryError: weights and KV cache do not fit.
         ValueError: an unsupported GPU, architecture or precision, or a setting out of range.
     """
+    phases = Phases()
     device = torch.device("cuda", torch.cuda.current_device())
     _check_capability(device)
     checkpoint = open_checkpoint(config, device)
@@ -52,13 +50,13 @@ def build_gpu_runner(config: EngineConfig) -> tuple[GpuModelRunner, EngineInfo]:
     _check_precision(precision)
     fmt = kv_format(model, precision)
     max_model_len = wanted_model_len(config, model.max_position_embeddings)
-    started_s = time.monotonic()
     loader = GpuLoader(
         checkpoint, model, precision, device, _model_dtype(checkpoint), W4A8Gemm(device)
     )
+    phases.end("device")
     with explain_out_of_memory("the weights", "use a smaller model"):
         decoder = loader.load(max_model_len)
-    loaded_s = time.monotonic()
+    phases.end("weights")
     grammars = Grammars(
         checkpoint.folder / "tokenizer.json", model.vocab_size, eos_token_ids(checkpoint, model)
     )
@@ -66,18 +64,15 @@ def build_gpu_runner(config: EngineConfig) -> tuple[GpuModelRunner, EngineInfo]:
     step = f"a step of {step_tokens} tokens and {config.max_num_seqs} requests"
     with explain_out_of_memory(step, "lower --max-num-batched-tokens or --max-num-seqs"):
         plan = _plan_memory(config, decoder, model, fmt, grammars)
+    phases.end("memory")
     graphs = f"the KV cache and CUDA graphs of up to {config.max_num_seqs} requests"
     with explain_out_of_memory(graphs, "lower --kv-cache-bytes or --max-num-seqs"):
         runner = _make_runner(config, decoder, model, fmt, plan, grammars)
         runner.warm_up(step_tokens)
         torch.cuda.synchronize()
-    logger.info(
-        "weights loaded in %.1f s, kernels and graphs ready in %.1f s",
-        loaded_s - started_s,
-        time.monotonic() - loaded_s,
-    )
+    phases.end("graphs")
     name = torch.cuda.get_device_name(device)
-    return runner, describe(checkpoint, model, precision, fmt, plan, name)
+    return runner, describe(checkpoint, model, precision, fmt, plan, name, phases)
 
 
 def _make_runner(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -107,3 +108,13 @@ def test_a_cpu_whose_products_saturate_is_refused(
 def test_a_limit_below_one_is_refused_by_name(tmp_path: Path, name: str):
     with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
         EngineConfig(model=tmp_path, **{name: 0})
+
+
+def test_the_log_says_where_the_time_of_the_start_went(
+    tiny_quantized: Path, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO", "qoq.engine.build"):
+        engine, _ = build_engine(EngineConfig(model=tiny_quantized, kv_cache_bytes=2**22))
+    engine.close()
+    [line] = caplog.messages
+    assert re.search(r"context 512; ready in \d+\.\d s: memory \d+\.\d s, weights \d+\.\d s$", line)

@@ -28,6 +28,7 @@ from qoq.engine.llm import Completion
 from qoq.engine.memory import MemoryPlan
 from qoq.engine.models.config import parse_model_config
 from qoq.engine.models.loader import kv_format
+from qoq.engine.phases import Phases
 from qoq.kernels.gpu.attention.merge_partials import ENOUGH_REQUESTS, MergeConfig
 from qoq.kernels.gpu.gemm.w4a8 import W4A8Gemm
 from qoq.kernels.gpu.quantized_rows import QuantizedRows
@@ -151,7 +152,7 @@ class GpuModel:
         grammars = Grammars(checkpoint.folder / "tokenizer.json", model.vocab_size, eos)
         inner = build._make_runner(config, self.decoder, model, fmt, plan, grammars, uses_graphs)
         recording = RecordingRunner(inner)
-        info = describe(checkpoint, model, precision, fmt, plan, "interpreter")
+        info = describe(checkpoint, model, precision, fmt, plan, "interpreter", Phases())
         scheduler = Scheduler(scheduler_config(config, info))
         return Engine(scheduler, recording, config.steps_in_flight), recording
 
