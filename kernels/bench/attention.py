@@ -1,7 +1,8 @@
 """Decode attention over the paged KV4 cache: ``python -P -m qoq.kernels.bench.attention`` on a GPU.
 
 Every setting is compared with float64 over the dequantized cache first, and the choice of items
-must not move a bit. Microseconds are those of partials, merge and quantization together.
+must not move a bit. Microseconds are those of partials, merge and quantization together. What a
+call fetches early arrives during the merge in front of it, in a model during RoPE.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.overlap import overlap_options
-from qoq.kernels.gpu.sizes import next_power_of_2
+from qoq.kernels.gpu.sizes import next_power_of_2, round_up
 from qoq.kernels.quantize import QuantizedActivations
 
 # Adding and taking away 1.5 * 2 ** 23 rounds half to even whatever is far smaller.
@@ -22,10 +22,15 @@ ROUNDER = tl.constexpr(12582912.0)
 ROUNDER_BITS = tl.constexpr(0x4B400000)
 # Scales above it keep all that a division needs clear of underflow.
 TINY = tl.constexpr(2.0**-80)
+MOST_ROWS = 256  # of a GEMM's tile
 
 
 class QuantizedRows(NamedTuple):
-    """Room for ``codes`` int8 ``[M, K]``, ``scales`` fp32 ``[M, 1]``, ``sums`` int32 ``[M]``."""
+    """Room for ``codes`` int8 ``[M, K]``, ``scales`` fp32 ``[M, 1]``, ``sums`` int32 ``[M]``.
+
+    Behind the last row there is memory for whole tiles of a GEMM: what TMA fetches partly from
+    beyond a tensor takes up to 1.3 times as long.
+    """
 
     codes: Tensor
     scales: Tensor
@@ -33,10 +38,11 @@ class QuantizedRows(NamedTuple):
 
     @classmethod
     def allocate(cls, m: int, k: int, device: torch.device) -> QuantizedRows:
+        room = next_power_of_2(m) if m <= MOST_ROWS else round_up(m, MOST_ROWS)
         return cls(
-            torch.empty(m, k, dtype=torch.int8, device=device),
-            torch.empty(m, 1, device=device),
-            torch.empty(m, dtype=torch.int32, device=device),
+            torch.empty(room, k, dtype=torch.int8, device=device)[:m],
+            torch.empty(room, 1, device=device)[:m],
+            torch.empty(room, dtype=torch.int32, device=device)[:m],
         )
 
     def rows(self, start: int, stop: int) -> QuantizedRows:
@@ -95,8 +101,8 @@ def _quantize_rows_kernel(
 
 @triton.jit
 def store_quantized(values, row, column, mask, code_ptr, scale_ptr, sum_ptr, K: tl.constexpr):
-    """``values`` fp32 ``[BLOCK]`` of one row, 0 where ``mask`` is False."""
-    scale = tl.div_rn(tl.max(tl.abs(values), 0), 127.0)
+    """``values`` fp32 of one row, of any shape, 0 where ``mask`` is False."""
+    scale = tl.div_rn(tl.max(tl.abs(values)), 127.0)
     scale = tl.where(scale == 0, 1.0, scale)
     if scale > TINY:
         codes = (_divide(values, scale) + ROUNDER).to(tl.int32, bitcast=True) - ROUNDER_BITS
@@ -105,7 +111,7 @@ def store_quantized(values, row, column, mask, code_ptr, scale_ptr, sum_ptr, K: 
         codes = tl.minimum(tl.maximum(quotients, -127.0), 127.0).to(tl.int32)
     tl.store(code_ptr + row * K + column, codes.to(tl.int8), mask=mask)
     tl.store(scale_ptr + row, scale)
-    tl.store(sum_ptr + row, tl.sum(codes, 0))
+    tl.store(sum_ptr + row, tl.sum(codes))
 
 
 @triton.jit

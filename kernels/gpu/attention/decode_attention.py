@@ -19,6 +19,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qoq.kernels.gpu.attention.decode_plan import PARTITION, TILE, DecodePlan
+from qoq.kernels.gpu.attention.early_fetch import fetch_early
 from qoq.kernels.gpu.attention.kv_codes import load_parts
 from qoq.kernels.gpu.attention.partial_softmax import CODE_UNIT, LOG2_E, MASKED, fold, weigh
 from qoq.kernels.gpu.overlap import overlap_options
@@ -34,19 +35,22 @@ NUM_PROGRAMS = 2112
 class DecodeConfig(NamedTuple):
     """How a program runs. One setting serves all batches: bits may depend on ``num_warps``.
 
-    ``max_registers`` of a thread decide how many programs an SM holds.
+    ``max_registers`` of a thread decide how many programs an SM holds. ``early_tiles`` of an item
+    are fetched while the kernel in front still runs, where kernels overlap.
     """
 
     num_warps: int
     num_stages: int
     max_registers: int | None = None
+    early_tiles: int = 0
 
     @classmethod
     def of(cls, fmt: KvFormat, num_heads: int) -> DecodeConfig:
         if fmt.head_dim > 128:
             return cls(4, 4)
         # Ten programs an SM, by shared memory; 200 registers let that many in.
-        return cls(1, 3, max_registers=200 if num_heads <= 8 * fmt.num_kv_heads else None)
+        registers = 200 if num_heads <= 8 * fmt.num_kv_heads else None
+        return cls(1, 3, max_registers=registers, early_tiles=2)
 
 
 def decode_partials(
@@ -89,6 +93,7 @@ def decode_partials(
         ROWS=8 if q.shape[1] <= 8 * fmt.num_kv_heads else 16,
         TILES=PARTITION // TILE,
         STAGES=config.num_stages,
+        EARLY_TILES=config.early_tiles,
         ASM=q.is_cuda,
         num_warps=config.num_warps,
         maxnreg=config.max_registers,
@@ -141,6 +146,7 @@ def _decode_kernel(
     ROWS: tl.constexpr,
     TILES: tl.constexpr,
     STAGES: tl.constexpr,
+    EARLY_TILES: tl.constexpr,
     ASM: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
@@ -170,7 +176,12 @@ def _decode_kernel(
         last = tl.load(item_ptr + item * 5 + 2)
         start = tl.load(item_ptr + item * 5 + 3)
         stop = tl.load(item_ptr + item * 5 + 4)
+        table = table_ptr + request * stride_table
         if OVERLAPS:
+            if EARLY_TILES:
+                fetch_early(
+                    word_ptr, table, first, last, head, NUM_BLOCKS, ROW, HEADS, TILE, EARLY_TILES
+                )
             gdc_wait()
 
         q_ptrs = q_ptr + request * stride_q + (head * GROUP + row)[:, None] * D + 2 * column
@@ -188,7 +199,6 @@ def _decode_kernel(
         part_top, part_total, part_offset = top, none, none
         part_a, part_b, part_c, part_d = nothing, nothing, nothing, nothing
 
-        table = table_ptr + request * stride_table
         block = tl.load(table + first)
         for tile in tl.range(first, last, num_stages=STAGES):
             if (tile % TILES == 0) & (tile > first):

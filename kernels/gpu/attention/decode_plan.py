@@ -22,6 +22,7 @@ TILE = 64
 # Eight programs on most of an H100's 132 SMs.
 ENOUGH_PROGRAMS = 1024
 HEADER = 4  # words before the requests
+MERGE_ROOM = 512  # partials that the merge writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ class DecodePlan:
     ``count`` int32 ``[1]`` items are valid. ``items`` int32 ``[N, 5]``: request, first tile and the
     one past the last, first position seen and the one past the last. ``requests`` int32 ``[R, 4]``:
     first item, number of items, place of the first in its group, items in a group.
-    ``partials`` fp32 ``[N, Hq, D]`` are sums of weighted values without the values' biases,
-    ``stats`` fp32 ``[N, Hq, 3]`` the maximum score, the sum of weights and the weighted biases.
+    ``partials`` fp32 ``[N + MERGE_ROOM, Hq, D]`` are sums of weighted values without the values'
+    biases, ``stats`` fp32 ``[N + MERGE_ROOM, Hq, 3]`` the maximum score, the sum of weights and the
+    weighted biases.
     ``arrivals`` int32 ``[R]`` are 0 between launches.
     """
 
@@ -68,8 +70,8 @@ class DecodePlan:
             words[:1],
             words[first_item:].view(max_items, 5),
             words[HEADER:first_item].view(max_requests, 4),
-            torch.empty(max_items, num_heads, head_dim, device=device),
-            torch.empty(max_items, num_heads, 3, device=device),
+            torch.empty(max_items + MERGE_ROOM, num_heads, head_dim, device=device),
+            torch.empty(max_items + MERGE_ROOM, num_heads, 3, device=device),
             torch.zeros(max_requests, dtype=torch.int32, device=device),
         )
 

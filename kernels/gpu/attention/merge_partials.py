@@ -1,8 +1,8 @@
 """From partial attention to attention: partials fold in order, in groups, as the plan says.
 
-A program merges some heads of a request. For ``merge_quantize`` the last of a request's programs to
-arrive quantizes the row; where requests are many, one program has all heads, and the row never goes
-to memory.
+Where a request has few partials, one program folds and quantizes them all, and the row never goes
+to memory. Where it has many, programs have some heads each, and the last of them to arrive
+quantizes the row.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from qoq.kernels.gpu.attention.decode_plan import GROUP, PARTITION, DecodePlan
-from qoq.kernels.gpu.attention.merged_lines import merged_columns, merged_heads, request_words
+from qoq.kernels.gpu.attention.decode_plan import GROUP, MERGE_ROOM, PARTITION, DecodePlan
+from qoq.kernels.gpu.attention.merged_lines import merged_groups, merged_heads, request_words
 from qoq.kernels.gpu.overlap import overlap_options
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, num_warps, store_quantized
 from qoq.kernels.gpu.sizes import cdiv, next_power_of_2
@@ -23,34 +23,33 @@ from qoq.kernels.gpu.sizes import cdiv, next_power_of_2
 # Up to so many requests, heads are worth a program each.
 FEW_REQUESTS = 16
 # From so many on, a program for each fills an H100's multiprocessors.
-ENOUGH_REQUESTS = 132
-# At one a thread of four warps.
-COLUMNS = tl.constexpr(128)
+ENOUGH_REQUESTS = 128
+# Elements of whole rows that a program holds besides its sums.
+MAX_AHEAD = 16384
+# Items that one program folds sooner than several, which have to meet.
+FEW_ITEMS = tl.constexpr(8)
 
 
 class MergeConfig(NamedTuple):
-    """``heads`` of a program, a power of 2, or 0 for all. ``groups`` of a long context fold side by
-    side; with ``eager``, a short one's partials are all asked for at once.
+    """``heads`` of a program where items are many, a power of 2, or 0 for all always. ``groups``
+    of such a context fold side by side, and of others ``ahead`` items load at a time.
     """
 
     heads: int
     groups: int
-    eager: bool
-    num_warps: int = 4
+    ahead: int
+    num_warps: int
 
     @classmethod
     def of(cls, num_requests: int, row: int) -> MergeConfig:
         """One of three, so that a model compiles three kernels at most."""
+        warps = num_warps(row, rows=256)
+        ahead = min(max(MAX_AHEAD // row, 1), 4)
         if num_requests <= FEW_REQUESTS:
-            return ONE_HEAD
+            return cls(1, 16, ahead, max(warps, 8))
         if num_requests < ENOUGH_REQUESTS:
-            return FOUR_HEADS
-        # As many as for more requests: at 132 a wide row would take a kernel of its own.
-        return cls(0, 1, False, num_warps(row, ENOUGH_REQUESTS + 1))
-
-
-ONE_HEAD = MergeConfig(1, groups=8, eager=True)
-FOUR_HEADS = MergeConfig(4, groups=2, eager=False)
+            return cls(4, 4, min(ahead, 2), max(warps, 8))
+        return cls(0, 1, min(ahead, 2), warps)
 
 
 def merge(plan: DecodePlan, out: Tensor) -> Tensor:
@@ -66,7 +65,7 @@ def merge(plan: DecodePlan, out: Tensor) -> Tensor:
         )
     _check_rows(out.shape[0], plan)
     if out.shape[0]:
-        _launch(plan, out, None, FOUR_HEADS)
+        _launch(plan, out, None, MergeConfig.of(out.shape[0], num_heads * head_dim))
     return out
 
 
@@ -94,25 +93,26 @@ def _launch(
     plan: DecodePlan, merged: Tensor, out: QuantizedRows | None, config: MergeConfig
 ) -> None:
     _, num_heads, head_dim = plan.partials.shape
-    num_groups = cdiv(plan.max_context, PARTITION * GROUP)
+    num_groups = min(next_power_of_2(cdiv(plan.max_context, PARTITION * GROUP)), config.groups)
     num_requests = merged.shape[0] if out is None else out.codes.shape[0]
-    lines = next_power_of_2(config.heads or num_heads)
-    _merge_kernel[(num_requests, cdiv(num_heads, lines))](
+    assert not config.heads or num_requests * num_groups <= MERGE_ROOM
+    _merge_kernel[(num_requests, cdiv(num_heads, config.heads or num_heads))](
         plan.partials,
         plan.stats,
         plan.requests,
         plan.arrivals,
         merged,
         *(out or (merged, merged, merged)),
+        plan.items.shape[0],
         HEADS=num_heads,
         D=head_dim,
-        LINES=lines,
-        GROUPS=min(next_power_of_2(num_groups), config.groups),
+        LINES=next_power_of_2(num_heads),
+        PER_PROGRAM=config.heads,
+        GROUPS=num_groups,
         PER_GROUP=GROUP,
+        AHEAD=config.ahead,
         D_BLOCK=next_power_of_2(head_dim),
         ROW_BLOCK=next_power_of_2(num_heads * head_dim),
-        IS_WHOLE=not config.heads,
-        IS_EAGER=config.eager,
         QUANTIZES=out is not None,
         num_warps=config.num_warps,
         **overlap_options(merged.device),
@@ -129,60 +129,51 @@ def _merge_kernel(
     code_ptr,
     scale_ptr,
     sum_ptr,
+    NUM_ITEMS,
     HEADS: tl.constexpr,
     D: tl.constexpr,
     LINES: tl.constexpr,
+    PER_PROGRAM: tl.constexpr,
     GROUPS: tl.constexpr,
     PER_GROUP: tl.constexpr,
+    AHEAD: tl.constexpr,
     D_BLOCK: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
-    IS_WHOLE: tl.constexpr,
-    IS_EAGER: tl.constexpr,
     QUANTIZES: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    if OVERLAPS:
-        gdc_launch_dependents()
-        gdc_wait()
     ROW: tl.constexpr = HEADS * D
     request = tl.program_id(0).to(tl.int64)
-    words = request_words(request_ptr, request)
     row_ptr = out_ptr + request * ROW
-    head = tl.program_id(1) * LINES + tl.arange(0, LINES)
-    in_head = tl.arange(0, D_BLOCK)
-    place = head[:, None] * D + in_head[None, :]
-    mask = (head < HEADS)[:, None] & (in_head < D)[None, :]
-    if IS_WHOLE:
-        values = merged_heads(partial_ptr, stat_ptr, words, head, in_head, HEADS, D)
-        values = values.to(out_ptr.dtype.element_ty).to(tl.float32)
-        SIZE: tl.constexpr = LINES * D_BLOCK
-        store_quantized(
-            tl.reshape(tl.where(mask, values, 0.0), (SIZE,)),
-            request,
-            tl.reshape(place, (SIZE,)),
-            tl.reshape(mask, (SIZE,)),
-            code_ptr,
-            scale_ptr,
-            sum_ptr,
-            ROW,
-        )
-    else:
-        is_long = words[2] + words[1] > words[3]
-        if IS_EAGER or is_long:
-            stop = tl.minimum((tl.program_id(1) + 1) * (LINES * D), ROW)
-            for start in range(tl.program_id(1) * (LINES * D), stop, COLUMNS):
-                column = start + tl.arange(0, COLUMNS)
-                attention = merged_columns(
-                    partial_ptr, stat_ptr, words, column, stop, HEADS, D, GROUPS, PER_GROUP
-                )
-                tl.store(
-                    row_ptr + column[:, None],
-                    attention.to(out_ptr.dtype.element_ty),
-                    mask=(column < stop)[:, None],
-                )
+    column = tl.arange(0, D_BLOCK)[None, :]
+    if OVERLAPS:
+        gdc_launch_dependents()
+    # No kernel of a step writes the plan: it is read before the wait.
+    words = request_words(request_ptr, request)
+    is_whole = PER_PROGRAM == 0 or words[1] <= FEW_ITEMS
+    if is_whole and tl.program_id(1) > 0:
+        return  # the kernel ends no sooner than the first programs, which wait
+    if OVERLAPS:
+        gdc_wait()
+    if is_whole:
+        heads = tl.arange(0, LINES)[:, None]
+        place, mask = heads * D + column, (heads < HEADS) & (column < D)
+        row = merged_heads(partial_ptr, stat_ptr, words, heads, column, HEADS, D, AHEAD)
+        row = row.to(out_ptr.dtype.element_ty)
+        if QUANTIZES:
+            row = tl.where(mask, row.to(tl.float32), 0.0)
+            store_quantized(row, request, place, mask, code_ptr, scale_ptr, sum_ptr, ROW)
         else:
-            values = merged_heads(partial_ptr, stat_ptr, words, head, in_head, HEADS, D)
-            tl.store(row_ptr + place, values.to(out_ptr.dtype.element_ty), mask=mask)
+            tl.store(row_ptr + place, row, mask=mask)
+    elif PER_PROGRAM > 0:
+        own = NUM_ITEMS + tl.program_id(0) * GROUPS
+        first = tl.program_id(1) * PER_PROGRAM
+        for head in range(first, tl.minimum(first + PER_PROGRAM, HEADS)):
+            values = merged_groups(
+                partial_ptr, stat_ptr, words, own, head, column, HEADS, D, GROUPS, PER_GROUP
+            )
+            values = values.to(out_ptr.dtype.element_ty)
+            tl.store(row_ptr + head * D + column, values, mask=column < D)
         if QUANTIZES:
             _quantize_last(
                 row_ptr, arrival_ptr, request, code_ptr, scale_ptr, sum_ptr, ROW, ROW_BLOCK

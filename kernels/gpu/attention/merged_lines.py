@@ -1,7 +1,7 @@
 """A request's partials become attention, in the order that the plan says.
 
-``merged_heads`` folds one partial after the other, ``merged_columns`` a few groups side by side:
-their bits are the same.
+``merged_heads`` folds one partial after the other, ``merged_groups`` the groups of a long context
+side by side, then in order: their bits are the same.
 """
 
 from __future__ import annotations
@@ -13,31 +13,6 @@ from qoq.kernels.gpu.attention.partial_softmax import MASKED, fold, weigh
 
 
 @triton.jit
-def _fold_lines(top, total, offset, values, top_2, total_2, offset_2, values_2):
-    """Tops, totals and offsets of lines ``[L]`` or of elements, as ``values`` ``[L, BLOCK]``."""
-    both, keep, gain = weigh(top, top_2)
-    total = fold(total, keep, total_2, gain)
-    offset = fold(offset, keep, offset_2, gain)
-    if len(keep.shape) < len(values.shape):
-        keep, gain = keep[:, None], gain[:, None]
-    keep = tl.broadcast_to(keep, values.shape)
-    gain = tl.broadcast_to(gain, values.shape)
-    return both, total, offset, fold(values, keep, values_2, gain)
-
-
-@triton.jit
-def _attention(total, offset, values):
-    some = tl.where(total > 0, total, 1.0)
-    return tl.where(total > 0, (values + offset) / some, 0.0)
-
-
-@triton.jit
-def _line(x, line, index: tl.constexpr):
-    """``[C, 1]``: a line of ``[C, L]``. A thread has whole columns, so that nothing moves."""
-    return tl.sum(tl.where((line == index)[None, :], x, 0.0), 1, keep_dims=True)
-
-
-@triton.jit
 def request_words(request_ptr, request):
     """First item, number of items, place of the first in its group, items in a group."""
     words = request_ptr + request * 4
@@ -45,132 +20,105 @@ def request_words(request_ptr, request):
 
 
 @triton.jit
-def _fold_groups(
-    state,
-    partial_ptr,
-    stat_ptr,
-    words,
-    group,
-    column,
-    stop,
-    HEADS: tl.constexpr,
-    D: tl.constexpr,
-    GROUPS: tl.constexpr,
-    PER_GROUP: tl.constexpr,
-):
-    """``state`` ``[C, 1]`` and the next groups, which fold side by side, then in order."""
-    first, count, place, per_group = words
-    line = tl.arange(0, GROUPS)
-    none = tl.zeros((column.shape[0], GROUPS), tl.float32)
-    tops, totals, offsets, lines = none + MASKED, none, none, none
-    in_row = (column < stop)[:, None]
-    head = column // D
-    for inner in tl.static_range(PER_GROUP):
-        index = (group + line) * per_group + inner - place
-        in_line = (index >= 0) & (index < count) & (inner < per_group)
-        item = (first + index).to(tl.int64)[None, :]
-        mask = in_line[None, :] & in_row
-        stats = stat_ptr + (item * HEADS + head[:, None]) * 3
-        top = tl.load(stats, mask=mask, other=MASKED)
-        total = tl.load(stats + 1, mask=mask, other=0.0)
-        offset = tl.load(stats + 2, mask=mask, other=0.0)
-        partials = partial_ptr + item * (HEADS * D) + column[:, None]
-        # A thread loads single words, so that it can have all lines of a column.
-        values = tl.load(tl.max_contiguous(partials, [1, 1]), mask=mask, other=0.0)
-        tops, totals, offsets, lines = _fold_lines(
-            tops, totals, offsets, lines, top, total, offset, values
-        )
-    top, total, offset, values = state
-    for index in tl.static_range(GROUPS):
-        top, total, offset, values = _fold_lines(
-            top,
-            total,
-            offset,
-            values,
-            _line(tops, line, index),
-            _line(totals, line, index),
-            _line(offsets, line, index),
-            _line(lines, line, index),
-        )
+def _nothing(LINES: tl.constexpr, BLOCK: tl.constexpr):
+    """Tops, totals and offsets ``[LINES, 1]``, values ``[LINES, BLOCK]``."""
+    none = tl.zeros((LINES, 1), tl.float32)
+    return none + MASKED, none, none, tl.zeros((LINES, BLOCK), tl.float32)
+
+
+@triton.jit
+def _fold(lines, others):
+    both, keep, gain = weigh(lines[0], others[0])
+    total = fold(lines[1], keep, others[1], gain)
+    offset = fold(lines[2], keep, others[2], gain)
+    keep = tl.broadcast_to(keep, lines[3].shape)
+    gain = tl.broadcast_to(gain, lines[3].shape)
+    return both, total, offset, fold(lines[3], keep, others[3], gain)
+
+
+@triton.jit
+def _load(partial_ptr, stat_ptr, line, mask, column, D: tl.constexpr):
+    """Lines ``[L, 1]`` of partials, nothing where ``mask`` is False; ``column`` ``[1, BLOCK]``."""
+    top = tl.load(stat_ptr + line * 3, mask=mask, other=MASKED)
+    total = tl.load(stat_ptr + line * 3 + 1, mask=mask, other=0.0)
+    offset = tl.load(stat_ptr + line * 3 + 2, mask=mask, other=0.0)
+    values = tl.load(partial_ptr + line * D + column, mask=mask & (column < D), other=0.0)
     return top, total, offset, values
 
 
 @triton.jit
-def merged_columns(
+def _attention(lines):
+    total = tl.broadcast_to(lines[1], lines[3].shape)
+    some = tl.where(total > 0, total, 1.0)
+    return tl.where(total > 0, (lines[3] + lines[2]) / some, 0.0)
+
+
+@triton.jit
+def merged_heads(
     partial_ptr,
     stat_ptr,
     words,
+    head,
     column,
-    stop,
     HEADS: tl.constexpr,
     D: tl.constexpr,
-    GROUPS: tl.constexpr,
-    PER_GROUP: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
-    """Attention fp32 ``[C, 1]`` of columns below ``stop`` of a request's row."""
-    num_groups = tl.cdiv(words[2] + words[1], words[3])
-    none = tl.zeros((column.shape[0], 1), tl.float32)
-    state = (none + MASKED, none, none, none)
-    if num_groups == 1:
-        state = _fold_groups(
-            state, partial_ptr, stat_ptr, words, 0, column, stop, HEADS, D, 1, PER_GROUP
-        )
-    else:
-        for group in range(0, num_groups, GROUPS):
-            state = _fold_groups(
-                state,
-                partial_ptr,
-                stat_ptr,
-                words,
-                group,
-                column,
-                stop,
-                HEADS,
-                D,
-                GROUPS,
-                PER_GROUP,
-            )
-    return _attention(state[1], state[2], state[3])
-
-
-@triton.jit
-def _load(partial_ptr, stat_ptr, line, in_line, column, in_row, D: tl.constexpr):
-    """Partials ``[L, BLOCK]`` and their statistics ``[L]``; nothing where a mask is False."""
-    top = tl.load(stat_ptr + line * 3, mask=in_line, other=MASKED)
-    total = tl.load(stat_ptr + line * 3 + 1, mask=in_line, other=0.0)
-    offset = tl.load(stat_ptr + line * 3 + 2, mask=in_line, other=0.0)
-    mask = in_line[:, None] & in_row[None, :]
-    values = tl.load(partial_ptr + line[:, None] * D + column[None, :], mask=mask, other=0.0)
-    return top, total, offset, values
-
-
-@triton.jit
-def merged_heads(partial_ptr, stat_ptr, words, head, column, HEADS: tl.constexpr, D: tl.constexpr):
-    """Attention fp32 ``[L, BLOCK]`` of the heads of a request."""
+    """Attention fp32 ``[L, BLOCK]`` of heads ``[L, 1]``; ``AHEAD`` items load at a time."""
     first, count, place, per_group = words
-    none = tl.zeros_like(head).to(tl.float32)
-    nothing = tl.zeros((head.shape[0], column.shape[0]), tl.float32)
-    top, total, offset, values = none + MASKED, none, none, nothing
-    tops, totals, offsets, lines = none + MASKED, none, none, nothing
-    for start in range(0, count, 2):
-        # Both loads are on their way before the first is waited for.
-        source = (first + start).to(tl.int64) * HEADS + head
-        is_head, has_next = head < HEADS, start + 1 < count
-        item = _load(partial_ptr, stat_ptr, source, is_head, column, column < D, D)
-        is_next = is_head & has_next
-        after = _load(partial_ptr, stat_ptr, source + HEADS, is_next, column, column < D, D)
-        for index in tl.static_range(2):
+    merged = _nothing(head.shape[0], column.shape[1])
+    group = merged
+    for start in range(0, count, AHEAD):
+        line = (first + start).to(tl.int64) * HEADS + head
+        items = ()
+        for index in tl.static_range(AHEAD):
+            mask = (head < HEADS) & (start + index < count)
+            item = _load(partial_ptr, stat_ptr, line + index * HEADS, mask, column, D)
+            items = items + (item,)  # type: ignore[assignment]
+        for index in tl.static_range(AHEAD):
             if (place + start + index) % per_group == 0:
-                top, total, offset, values = _fold_lines(
-                    top, total, offset, values, tops, totals, offsets, lines
-                )
-                tops, totals, offsets, lines = none + MASKED, none, none, nothing
-            if index == 1:
-                item = after
-            tops, totals, offsets, lines = _fold_lines(
-                tops, totals, offsets, lines, item[0], item[1], item[2], item[3]
-            )
-    top, total, offset, values = _fold_lines(
-        top, total, offset, values, tops, totals, offsets, lines
-    )
-    return _attention(total[:, None], offset[:, None], values)
+                merged = _fold(merged, group)
+                group = _nothing(head.shape[0], column.shape[1])
+            group = _fold(group, items[index])
+    return _attention(_fold(merged, group))
+
+
+@triton.jit
+def merged_groups(
+    partial_ptr,
+    stat_ptr,
+    words,
+    own,
+    head,
+    column,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    GROUPS: tl.constexpr,
+    PER_GROUP: tl.constexpr,
+):
+    """Attention fp32 ``[1, BLOCK]`` of one head. ``GROUPS`` partials from ``own`` on are this
+    program's to write: groups pass through memory from the threads that fold them to all.
+    """
+    first, count, place, per_group = words
+    num_groups = tl.cdiv(place + count, per_group)
+    group = tl.arange(0, GROUPS)[:, None]
+    merged = _nothing(1, column.shape[1])
+    for start in range(0, num_groups, GROUPS):
+        lines = _nothing(GROUPS, column.shape[1])
+        for inner in tl.static_range(PER_GROUP):
+            index = (start + group) * per_group + inner - place
+            mask = (index >= 0) & (index < count) & (inner < per_group)
+            line = (first + index).to(tl.int64) * HEADS + head
+            lines = _fold(lines, _load(partial_ptr, stat_ptr, line, mask, column, D))
+        line = (own + group).to(tl.int64) * HEADS + head
+        tl.store(stat_ptr + line * 3, lines[0])
+        tl.store(stat_ptr + line * 3 + 1, lines[1])
+        tl.store(stat_ptr + line * 3 + 2, lines[2])
+        tl.store(partial_ptr + line * D + column, lines[3], mask=column < D)
+        tl.debug_barrier()
+        line = (own + tl.zeros((1, 1), tl.int32)).to(tl.int64) * HEADS + head
+        for index in tl.static_range(GROUPS):
+            other = _load(partial_ptr, stat_ptr, line + index * HEADS, line >= 0, column, D)
+            merged = _fold(merged, other)
+        tl.debug_barrier()
+    return _attention(merged)

@@ -8,7 +8,7 @@ other rows are compared with float64.
 import torch
 
 from qoq.kernels.gpu.attention.decode_plan import DecodePlan
-from qoq.kernels.gpu.attention.merge_partials import ONE_HEAD, MergeConfig, merge, merge_quantize
+from qoq.kernels.gpu.attention.merge_partials import MergeConfig, merge, merge_quantize
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
 from qoq.kernels.gpu.rms_norm import add_rms_norm_quantize_triton, add_rms_norm_triton
 from qoq.kernels.gpu.rope_store_kv import HeadNorm, rope_store_kv_triton
@@ -21,7 +21,7 @@ from qoq.kernels.rope_store_kv import rope_store_kv
 from qoq.kernels.silu_mul import silu_mul_quantize, silu_mul_reference
 
 # All heads of a request by one program, one head by each, and a few.
-MERGES = (MergeConfig.of(132, 384), ONE_HEAD, MergeConfig(2, groups=2, eager=False))
+MERGES = (MergeConfig.of(132, 384), MergeConfig.of(1, 384), MergeConfig(2, 2, 1, 4))
 UNIT_ROUNDOFF = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 2**-24}
 
 
@@ -156,6 +156,6 @@ def check_all(device: str, dtypes: tuple[torch.dtype, ...]) -> None:
         check_rope(device, dtype, 4, 96, False)
     check_slots(device)
     check_merge(device, 3, 96, 8)
-    check_merge(device, 4, 32, 1)
+    check_merge(device, 4, 32, 2)
     rows, gain = torch.empty(0, 8, device=device), torch.ones(8, device=device)
     assert add_rms_norm_quantize_triton(None, rows, gain, 1e-5).codes.shape == (0, 8)

@@ -51,6 +51,8 @@ def test_main_loop_is_clean(arch: int, head_dim: int) -> None:
     assert "HMMA" in opcodes
     assert not {"STS", "STL", "LDL", "PRMT", "I2F"} & opcodes
     assert "0 bytes spill stores" in assemble(compiled.asm["ptx"], arch)
+    before_wait, waits, _ = compiled.asm["ptx"].partition("griddepcontrol.wait")
+    assert ("cp.async.bulk.prefetch.L2" in before_wait) == (arch >= 90) == bool(waits)
 
 
 @pytest.mark.slow
@@ -73,6 +75,7 @@ def compile_for(arch: int, fmt: KvFormat) -> Any:
         "ROWS": 8,
         "TILES": PARTITION // TILE,
         "STAGES": config.num_stages,
+        "EARLY_TILES": config.early_tiles,
         "ASM": True,
         "OVERLAPS": arch >= 90,
     }
