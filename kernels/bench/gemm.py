@@ -60,37 +60,40 @@ def portable_candidates(m: int, overlaps: bool) -> Iterator[TileConfig]:
 
 
 def hopper_candidates(m: int) -> Iterator[HopperTile]:
-    splits = (1, STREAM_K, 2, 4)
     if m <= 32:
         block_m = 16 if m <= 16 else 32
-        for split_k in splits:
+        for split_k in _splits(m):
             yield HopperTile(block_m, 5, 2, split_k)
             if m <= 16:
                 yield HopperTile(block_m, 4, 2, split_k, 2)
     elif m <= 512:
-        for split_k in splits:
+        for split_k in _splits(m):
             yield HopperTile(64, 4, 2, split_k)
             if m > 64:
                 yield HopperTile(128, 6, 1, split_k)
         yield HopperTile(64, 6)
         yield HopperTile(64, 5, 1, 1, 2)
+    else:
+        for split_k in _splits(m):
+            yield HopperTile(128, 6, 1, split_k)
     if m > 32:
         yield from high_candidates(m)
     if m > 128:
-        for split_k in (1, STREAM_K):
+        for split_k in _splits(m):
             yield HopperTile(256, 4, 1, split_k)
             yield HopperTile(256, 4, 1, split_k, takes_turns=True)
-    if m > 512:
-        yield HopperTile(128, 6)
-        yield HopperTile(128, 6, 1, STREAM_K)
-    else:
+    if m <= 512:
         yield from narrow_candidates(m)
+
+
+def _splits(m: int) -> tuple[int, ...]:
+    """Where tiles are many, those computed at a time should share operands in the L2."""
+    return (1, STREAM_K, 2, 4) if m <= 512 else (1, STREAM_K) if m <= 2048 else (1,)
 
 
 def high_candidates(m: int) -> Iterator[HopperTile]:
     """Of 256 channels, for where it is reading activations that takes long."""
-    splits = (1, STREAM_K, 2, 4) if m <= 512 else (1, STREAM_K)
-    for split_k in splits:
+    for split_k in _splits(m):
         yield HopperTile(64, 8, 1, split_k, channels=256)
         if m > 64:
             yield HopperTile(128, 5, 1, split_k, channels=256)
