@@ -1,9 +1,10 @@
 """Programmatic dependent launch: a kernel starts while the one in front of it still runs.
 
 From sm_90 on. A kernel that was launched so may read constants, and must ``gdc_wait`` before it
-touches what earlier kernels write; every block of threads has to, or a later kernel's wait would
-not cover the earlier ones. The small kernels between GEMMs let the next GEMM in before they wait
-themselves, so that its weights are on their way already.
+touches what earlier kernels write. Some block of threads has to wait in any case, and ends after
+those that did not: a later kernel's wait covers the earlier ones only because this one ended after
+them. The small kernels between GEMMs let the next GEMM in before they wait themselves, so that its
+weights are on their way already.
 """
 
 from __future__ import annotations
