@@ -18,6 +18,9 @@ from qoq.scheduler.request import Pooling, SamplingParams
 
 # Logits of a whole step would take hundreds of megabytes where the vocabulary is large.
 _ROWS_AT_ONCE = 64
+# Hidden states become integers of this many to one: 131072 of up to 2 ** 15 still fit 64 bits.
+_UNITS = 2.0**30
+_POOLED_AT_ONCE = 256
 
 
 # Of logits, tokens, and how many likeliest ones: what can be had once the device is past the step.
@@ -35,7 +38,7 @@ class PromptPass:
     def add(self, hidden: A, start: int, decoder: Decoder[A, Any], score: Score) -> None:
         """``hidden`` ``[M, hidden]`` belongs to the prompt's tokens from position ``start`` on."""
         if self._sampling.pooling is not None:
-            self._pool(_values(hidden))
+            self._pool(hidden)
         if self._sampling.prompt_logprobs is not None:
             targets = self._prompt[start + 1 : start + 1 + len(row_range(hidden))]
             for first in range(0, len(targets), _ROWS_AT_ONCE):
@@ -51,17 +54,19 @@ class PromptPass:
             embedding=None if self._pooled is None else self._embedding(self._pooled),
         )
 
-    def _pool(self, hidden: Tensor) -> None:
-        """One addition a token: the sum must not depend on how the prompt was cut into chunks."""
-        for row in hidden.float():
-            if self._pooled is None or self._sampling.pooling is Pooling.LAST:
-                self._pooled = row.clone()
-            else:
-                self._pooled += row
+    def _pool(self, hidden: A) -> None:
+        """The sum is one of integers: it must not depend on how the prompt was cut into chunks."""
+        num_rows = len(row_range(hidden))
+        if self._sampling.pooling is Pooling.LAST:
+            self._pooled = _units(take_rows(hidden, slice(num_rows - 1, num_rows)))
+            return
+        for first in range(0, num_rows, _POOLED_AT_ONCE):
+            units = _units(take_rows(hidden, slice(first, first + _POOLED_AT_ONCE)))
+            self._pooled = units if self._pooled is None else self._pooled + units
 
     def _embedding(self, pooled: Tensor) -> list[float]:
         """Of length 1. A mean is a sum of another length."""
-        embedding: list[float] = torch.nn.functional.normalize(pooled, dim=0).tolist()
+        embedding: list[float] = torch.nn.functional.normalize(pooled.float(), dim=0).tolist()
         return embedding
 
 
@@ -69,5 +74,7 @@ def row_range(hidden: Tensor | Codes) -> range:
     return range(hidden.shape[0] if isinstance(hidden, Tensor) else hidden.codes.shape[0])
 
 
-def _values(hidden: Tensor | Codes) -> Tensor:
-    return hidden if isinstance(hidden, Tensor) else hidden.codes * hidden.scales
+def _units(hidden: Tensor | Codes) -> Tensor:
+    """The sum of the rows, int64."""
+    values = hidden if isinstance(hidden, Tensor) else hidden.codes * hidden.scales
+    return (values.double() * _UNITS).round().long().sum(0)

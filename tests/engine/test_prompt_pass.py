@@ -29,12 +29,20 @@ def embed(pooling: Pooling, chunks: list[int], hidden: torch.Tensor = HIDDEN) ->
 
 @pytest.mark.parametrize("chunks", [[9], [1] * 9, [4, 5]])
 def test_pools_in_chunks_as_in_whole(chunks: list[int]):
-    """Float32: the mean of 9 entries near 1, against float64, is within 9 roundings."""
+    """Float32 against float64: the norm of 9 entries near 1 is within 9 roundings."""
     for pooling, vector in ((Pooling.MEAN, HIDDEN.double().mean(0)), (Pooling.LAST, HIDDEN[-1])):
         found = embed(pooling, chunks)
         assert found == embed(pooling, [9]), "it depends on the chunks"
         expected = (vector / vector.norm()).tolist()
         assert found == pytest.approx(expected, abs=10 * 2**-23)
+
+
+@pytest.mark.parametrize("chunks", [[600], [255, 2, 343]])
+def test_every_token_of_a_long_prompt_counts(chunks: list[int]):
+    hidden = torch.randn(600, 8, generator=torch.Generator().manual_seed(2)) + 0.1
+    mean = hidden.double().mean(0)
+    expected = (mean / mean.norm()).tolist()
+    assert embed(Pooling.MEAN, chunks, hidden) == pytest.approx(expected, abs=10 * 2**-23)
 
 
 def test_quantized_hidden_states_count_with_their_scales():
