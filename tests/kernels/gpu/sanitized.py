@@ -32,6 +32,7 @@ HOPPER_TILES = [
     HopperTile(64, 4, 4, STREAM_K, channels=64),
     HopperTile(128, 6, 1, 4),
     HopperTile(256, 4, takes_turns=True),
+    HopperTile(128, 5, 1, STREAM_K, channels=256),
 ]
 
 
