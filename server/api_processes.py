@@ -21,7 +21,8 @@ from multiprocessing.context import SpawnProcess
 from qoq.engine.relay_client import RelayClient
 from qoq.server.app import build_app
 from qoq.server.config import ServerConfig
-from qoq.server.http_server import GRACE_S, HttpServer
+from qoq.server.http_server import GRACE_S, HttpServer, listen_privately
+from qoq.server.responses.forward import Owners
 from qoq.server.tokenizer import Tokenizer
 
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -30,7 +31,7 @@ _PARENT_INTERVAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ApiProcesses:
-    """``address`` is where a relay must listen. One folder holds its socket and all metrics."""
+    """``address`` is where a relay must listen. One folder holds all metrics and Unix sockets."""
 
     address: str
     processes: list[SpawnProcess]
@@ -43,11 +44,12 @@ class ApiProcesses:
         """One for each of the sockets."""
         folder = tempfile.mkdtemp(prefix="qoq-api-")
         address = f"ipc://{folder}/relay"
+        sockets = [f"{folder}/api-{place}" for place in range(len(listeners))]
         os.environ[_METRICS_FOLDER] = folder  # prometheus_client reads it, where it is imported
         spawn = multiprocessing.get_context("spawn")
         processes = [
-            spawn.Process(target=_run, args=(config, listener, address), daemon=True)
-            for listener in listeners
+            spawn.Process(target=_run, args=(config, listener, address, sockets, own), daemon=True)
+            for own, listener in enumerate(listeners)
         ]
         try:
             for process in processes:
@@ -79,16 +81,20 @@ class ApiProcesses:
                 loop.remove_reader(process.sentinel)
 
 
-def _run(config: ServerConfig, listener: socket.socket, address: str) -> None:
+def _run(
+    config: ServerConfig, listener: socket.socket, address: str, sockets: list[str], own: int
+) -> None:
     # A terminal's Ctrl-C reaches every process; the parent's SIGTERM follows it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_serve(config, listener, address))
+    asyncio.run(_serve(config, listener, address, sockets, own))
 
 
-async def _serve(config: ServerConfig, listener: socket.socket, address: str) -> None:
+async def _serve(
+    config: ServerConfig, listener: socket.socket, address: str, sockets: list[str], own: int
+) -> None:
     engine = RelayClient(address)
-    app = build_app(engine, Tokenizer.load(config.engine.model), config)
-    server = HttpServer(app, listener)
+    app = build_app(engine, Tokenizer.load(config.engine.model), config, Owners(sockets, own))
+    server = HttpServer(app, listener, listen_privately(sockets[own]))
     beside = [asyncio.create_task(engine.run()), asyncio.create_task(_stop_with_parent(server))]
     try:
         await server.run_until_stopped()

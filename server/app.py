@@ -18,13 +18,22 @@ from qoq.server.load import Load, LoadMiddleware
 from qoq.server.openapi import EVENT_STREAM, TEXT, App, responses
 from qoq.server.request_id import RequestIdMiddleware
 from qoq.server.responses.answer import DeletedResponse, ModelResponse
+from qoq.server.responses.forward import Owners
 from qoq.server.tokenizer import Tokenizer
 
 _RESPONSE = "/v1/responses/{response_id}"
 
 
-def build_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:
-    """Serves ``engine``, which may still be loading. Raises TokenizerError for a bad template."""
+def build_app(
+    engine: EngineClient,
+    tokenizer: Tokenizer,
+    config: ServerConfig,
+    owners: Owners | None = None,
+) -> FastAPI:
+    """Serves ``engine``, which may still be loading. Raises TokenizerError for a bad template.
+
+    ``owners`` are the API processes, where there are several.
+    """
     app = App(
         title="qoq",
         version=importlib.metadata.version("qoq"),
@@ -35,7 +44,7 @@ def build_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig) 
     )
     errors.install(app)
     load = Load(config.max_requests)
-    _add_routes(app, Endpoints(engine, tokenizer, config, load))
+    _add_routes(app, Endpoints(engine, tokenizer, config, load, owners or Owners()))
     # The last added is the outermost.
     app.add_middleware(JsonBodyMiddleware)
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=config.max_body_bytes)

@@ -27,6 +27,7 @@ from qoq.server.protocol import (
     token_lists_of,
 )
 from qoq.server.responses.endpoints import Responses
+from qoq.server.responses.forward import Owners
 from qoq.server.sampling import Sampling
 from qoq.server.served_model import ServedModel
 from qoq.server.stream import Answer, EventStream, until_client_goes
@@ -39,7 +40,12 @@ from qoq.server.tools.speech import Speech
 
 class Endpoints:
     def __init__(
-        self, engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig, load: Load
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        config: ServerConfig,
+        load: Load,
+        owners: Owners,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -50,7 +56,7 @@ class Endpoints:
         self._keep_alive_s = config.keep_alive_s
         self._grammars = GrammarChecker(tokenizer)
         self._dialect = Dialect(tokenizer)
-        self.responses = Responses(self._plan_chat, config.keep_alive_s)
+        self.responses = Responses(self._plan_chat, config.keep_alive_s, owners)
         self.embeddings = Embeddings(self._model, engine, self._metrics, config.pooling)
 
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:

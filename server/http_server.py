@@ -36,6 +36,13 @@ def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
     return [listen(host, port, is_shared=True) for _ in range(count)]
 
 
+def listen_privately(path: str) -> socket.socket:
+    """A Unix socket. Who may reach it, the folder says."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    return listener
+
+
 class HttpServer(uvicorn.Server):
     """Stops on SIGINT and SIGTERM by returning from ``serve``.
 
@@ -43,15 +50,15 @@ class HttpServer(uvicorn.Server):
     before the engine can be told.
     """
 
-    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
+    def __init__(self, app: FastAPI, *listeners: socket.socket) -> None:
         super().__init__(
             uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=GRACE_S)
         )
-        self._listener = listener
+        self._listeners = list(listeners)
 
     async def run_until_stopped(self) -> None:
         spare_collector()
-        await self.serve(sockets=[self._listener])
+        await self.serve(sockets=self._listeners)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

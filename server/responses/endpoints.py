@@ -16,6 +16,7 @@ from starlette.responses import Response
 from qoq.server.errors import ApiError, as_api_error, unavailable
 from qoq.server.protocol import ChatCompletionRequest
 from qoq.server.responses.chat_body import chat_body, items_of
+from qoq.server.responses.forward import Owners
 from qoq.server.responses.response import ResponseBuilder
 from qoq.server.responses.store import ResponseStore, Stored
 from qoq.server.responses.wire import Item, ResponseRequest
@@ -38,20 +39,27 @@ class Responses:
     """``plan_chat`` makes the answer to a chat request, which has not begun."""
 
     def __init__(
-        self, plan_chat: Callable[[ChatCompletionRequest], Awaitable[Answer]], keep_alive_s: float
+        self,
+        plan_chat: Callable[[ChatCompletionRequest], Awaitable[Answer]],
+        keep_alive_s: float,
+        owners: Owners,
     ) -> None:
         self._plan_chat = plan_chat
         self._keep_alive_s = keep_alive_s
+        self._owners = owners
         self._store = ResponseStore()
 
     async def create(self, body: ResponseRequest, request: Request) -> Response:
+        previous, param = body.previous_response_id, "previous_response_id"
+        if forwarded := await self._owners.forwarded(request, previous, param):
+            return forwarded
         self._check(body)
         items = self._history(body) + items_of(body)
         try:
             answer = await self._plan_chat(chat_body(body, items))
         except ApiError as error:
             raise _renamed(error) from error
-        builder = ResponseBuilder(body)
+        builder = ResponseBuilder(body, self._owners.new_id())
         stored = Stored(builder.response, items)
         if body.background:
             stored.task = asyncio.create_task(self._run_in_background(builder, answer, stored))
@@ -64,10 +72,14 @@ class Responses:
         await until_client_goes(request.receive, self._run(builder, answer, stored))
         return _json(builder.response)
 
-    async def retrieve(self, response_id: str) -> Response:
+    async def retrieve(self, response_id: str, request: Request) -> Response:
+        if forwarded := await self._owners.forwarded(request, response_id, "response_id"):
+            return forwarded
         return _json(self._store.get(response_id, "response_id").response)
 
-    async def cancel(self, response_id: str) -> Response:
+    async def cancel(self, response_id: str, request: Request) -> Response:
+        if forwarded := await self._owners.forwarded(request, response_id, "response_id"):
+            return forwarded
         stored = self._store.get(response_id, "response_id")
         if not stored.response["background"]:
             raise ApiError(
@@ -78,7 +90,9 @@ class Responses:
         await _stop(stored)
         return _json(stored.response)
 
-    async def delete(self, response_id: str) -> Response:
+    async def delete(self, response_id: str, request: Request) -> Response:
+        if forwarded := await self._owners.forwarded(request, response_id, "response_id"):
+            return forwarded
         stored = self._store.get(response_id, "response_id")
         await _stop(stored)
         self._store.remove(response_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +15,8 @@ Json = dict[str, Any]
 class ResponseBuilder:
     """``response`` is at any time what there is of it. Events are numbered in order."""
 
-    def __init__(self, body: ResponseRequest) -> None:
-        self.response = _new_response(body)
+    def __init__(self, body: ResponseRequest, response_id: str) -> None:
+        self.response = _new_response(body, response_id)
         self._item: OutputItem | None = None
         self._num_events = 0
         self._finish_reason = ""
@@ -99,7 +98,7 @@ class ResponseBuilder:
         return event
 
 
-def _new_response(body: ResponseRequest) -> Json:
+def _new_response(body: ResponseRequest, response_id: str) -> Json:
     """Every field that the API has, as asked for or as it is by default.
 
     OpenAI's schema has no null for ``usage`` before the end, a ``user`` or parts of a format.
@@ -108,7 +107,7 @@ def _new_response(body: ResponseRequest) -> Json:
     form = (asked["text"] or {}).get("format") or {"type": "text"}
     user = {} if body.user is None else {"user": body.user}
     return user | {
-        "id": f"resp_{uuid.uuid4().hex}",
+        "id": response_id,
         "object": "response",
         "created_at": int(time.time()),
         "completed_at": None,

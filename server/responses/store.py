@@ -58,13 +58,17 @@ class ResponseStore:
     def get(self, response_id: str, param: str) -> Stored:
         """Raises ApiError (404)."""
         if response_id not in self._stored:
-            raise ApiError(
-                f"There is no response '{response_id}' here, or none any more.",
-                status=404,
-                param=param,
-                code="response_not_found",
-            )
+            raise not_found(response_id, param)
         return self._stored[response_id]
 
     def remove(self, response_id: str) -> None:
         self._num_bytes -= self._stored.pop(response_id).num_bytes
+
+
+def not_found(response_id: str, param: str) -> ApiError:
+    return ApiError(
+        f"There is no response '{response_id}' here, or none any more.",
+        status=404,
+        param=param,
+        code="response_not_found",
+    )

@@ -18,7 +18,8 @@ from .serve_process import serve_process
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_talking_model(tmp_path_factory.mktemp("several") / "dense")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>"}))
+    settings = {"eos_token": "<eos>", "chat_template": "{{ messages[-1].content }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -31,7 +32,8 @@ def served(model: Path, tmp_path: Path) -> Iterator[tuple[psutil.Process, str]]:
 
 @pytest.mark.slow
 def test_two_processes_serve_one_engine(served: tuple[psutil.Process, str], model: Path) -> None:
-    """Metrics add up over both, both take connections, and a signal ends all with code 0."""
+    """Metrics add up over both, both take connections and know a response that one of them made,
+    and a signal ends all with code 0."""
     process, url = served
     body = {"model": str(model), "prompt": "Hi", "max_tokens": 20, "ignore_eos": True, "seed": 1}
 
@@ -47,6 +49,7 @@ def test_two_processes_serve_one_engine(served: tuple[psutil.Process, str], mode
     (total,) = [line for line in lines if line.startswith("vllm:generation_tokens_total{")]
     assert float(total.split()[-1]) == 60 * 20
     assert any(line.startswith("vllm:num_requests_running{") for line in lines)
+    assert _answers_about_a_response(url, model) == {200}
     children = process.children(recursive=True)
     process.terminate()
     assert process.wait(timeout=40) == 0
@@ -64,3 +67,16 @@ def test_an_api_process_that_dies_ends_the_server(served: tuple[psutil.Process, 
 
 def _is_listening(process: psutil.Process) -> bool:
     return any(c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp"))
+
+
+def _answers_about_a_response(url: str, model: Path) -> set[int]:
+    """Over 20 connections, which all go to the same process once in 2^19."""
+    path = f"{url}/v1/responses"
+    body = {"model": str(model), "input": "Hi", "max_output_tokens": 2}
+    alone = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(timeout=120, limits=alone) as client:
+        response_id = client.post(path, json=body).json()["id"]
+        body["previous_response_id"] = response_id
+        answers = [client.get(f"{path}/{response_id}") for _ in range(10)]
+        answers += [client.post(path, json=body) for _ in range(10)]
+    return {answer.status_code for answer in answers}
