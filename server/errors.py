@@ -11,6 +11,7 @@ Exception                 500: our bug
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,8 @@ from starlette.routing import Match, Route
 from qoq.engine.protocol import EngineDeadError
 
 RETRY_AFTER_S = 5
+
+_log = logging.getLogger(__name__)
 
 
 class ApiError(Exception):
@@ -77,7 +80,9 @@ def install(app: FastAPI) -> None:
 async def _handle(request: Request, error: Exception) -> Response:
     answer = as_api_error(error, request)
     if answer.status == 500:  # answered outside the middleware that would add it
-        answer.headers["x-request-id"] = request.scope["state"]["request_id"]
+        request_id = request.scope["state"]["request_id"]
+        answer.headers["x-request-id"] = request_id
+        _log.error("%s: %s %s failed: %r", request_id, request.method, request.url.path, error)
     return answer.response()
 
 
@@ -95,7 +100,8 @@ def as_api_error(error: Exception, request: Request | None = None) -> ApiError:
             return ApiError("The client closed the connection.", status=499)
         case _:
             return ApiError(
-                "The server failed on this request; its log has the cause under the x-request-id.",
+                "The server failed on this request; its log has the cause, under the x-request-id "
+                "or the answer's own id.",
                 status=500,
                 code="internal_error",
             )

@@ -34,7 +34,9 @@ async def test_errors_and_streams_have_one(client: httpx.AsyncClient, engine) ->
     assert {answer.headers["x-request-id"] for answer in answers} == {"mine"}
 
 
-async def test_our_own_bugs_have_one(client: httpx.AsyncClient, engine, monkeypatch) -> None:
+async def test_our_own_bugs_have_one(
+    client: httpx.AsyncClient, engine, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A 500 is answered outside our middleware, and tells nothing but where to look."""
     monkeypatch.setattr(type(engine), "_steps", lambda *_: iter([(["secret"], None)]))
     answer = await client.post("/v1/completions", json=HI, headers={"x-request-id": "mine"})
@@ -47,3 +49,5 @@ async def test_our_own_bugs_have_one(client: httpx.AsyncClient, engine, monkeypa
         None,
     )
     assert "secret" not in answer.text
+    [line] = [line for line in caplog.messages if line.startswith("mine: ")]
+    assert "POST /v1/completions failed" in line
