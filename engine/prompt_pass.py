@@ -58,10 +58,10 @@ class PromptPass:
         """The sum is one of integers: it must not depend on how the prompt was cut into chunks."""
         num_rows = len(row_range(hidden))
         if self._sampling.pooling is Pooling.LAST:
-            self._pooled = _units(take_rows(hidden, slice(num_rows - 1, num_rows)))
+            self._pooled = _summed_units(take_rows(hidden, slice(num_rows - 1, num_rows)))
             return
         for first in range(0, num_rows, _POOLED_AT_ONCE):
-            units = _units(take_rows(hidden, slice(first, first + _POOLED_AT_ONCE)))
+            units = _summed_units(take_rows(hidden, slice(first, first + _POOLED_AT_ONCE)))
             self._pooled = units if self._pooled is None else self._pooled + units
 
     def _embedding(self, pooled: Tensor) -> list[float]:
@@ -74,7 +74,7 @@ def row_range(hidden: Tensor | Codes) -> range:
     return range(hidden.shape[0] if isinstance(hidden, Tensor) else hidden.codes.shape[0])
 
 
-def _units(hidden: Tensor | Codes) -> Tensor:
-    """The sum of the rows, int64."""
+def _summed_units(hidden: Tensor | Codes) -> Tensor:
+    """Of all rows, int64 ``[hidden]``."""
     values = hidden if isinstance(hidden, Tensor) else hidden.codes * hidden.scales
     return (values.double() * _UNITS).round().long().sum(0)

@@ -52,13 +52,17 @@ class ModelSize:
         return tokens * self.block_bytes / self.block_size
 
 
+def is_on_gpu(config: EngineConfig) -> bool:
+    return config.device != "cpu" and torch.cuda.is_available()
+
+
 def model_size(config: EngineConfig) -> ModelSize:
     """Loads no weight. Raises CheckpointError or ValueError as the engine would."""
     checkpoint = open_checkpoint(config, torch.device("cpu"))
     model = parse_model_config(checkpoint.config)
     precision = checkpoint.precision_for(config.precision)
     fmt = kv_format(model, precision)
-    dense_bytes = 2 if torch.cuda.is_available() and config.device != "cpu" else 4
+    dense_bytes = 2 if is_on_gpu(config) else 4
     return ModelSize(
         layer=_layer(model),
         weight_bytes=_weight_bytes(checkpoint, precision),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from qoq.engine.benchmarks.bench_engine import HELD_TOKENS, BenchEngine
 from qoq.engine.benchmarks.best_batch import best_batch
-from qoq.engine.benchmarks.model_size import ModelSize
+from qoq.engine.benchmarks.model_size import ModelSize, is_on_gpu
 from qoq.engine.config import EngineConfig
 
 
@@ -34,10 +32,6 @@ class OfflineLoad:
     @property
     def mean_context(self) -> int:
         return self.input_len + self.output_len // 2
-
-
-def is_on_gpu(config: EngineConfig) -> bool:
-    return config.device != "cpu" and torch.cuda.is_available()
 
 
 def config_for(config: EngineConfig, load: OfflineLoad, size: ModelSize) -> EngineConfig:

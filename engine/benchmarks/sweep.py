@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from qoq.engine.benchmarks.bench_engine import HELD_TOKENS, BenchEngine
 from qoq.engine.benchmarks.held_rate import held_rate
-from qoq.engine.benchmarks.offline_load import is_on_gpu
+from qoq.engine.benchmarks.model_size import is_on_gpu
 from qoq.engine.config import EngineConfig
 from qoq.engine.dummy_checkpoint import read_shape, shape_folder
 

@@ -9,12 +9,11 @@ from functools import partial
 
 from qoq.engine.benchmarks.bench_engine import BenchEngine
 from qoq.engine.benchmarks.breakdown import StepBreakdown, break_down
-from qoq.engine.benchmarks.model_size import model_size
+from qoq.engine.benchmarks.model_size import is_on_gpu, model_size
 from qoq.engine.benchmarks.offline_load import (
     OfflineLoad,
     choose_batch,
     config_for,
-    is_on_gpu,
 )
 from qoq.engine.benchmarks.rate import Rate, last_first_token_s, random_prompts
 from qoq.engine.benchmarks.roofline import Ceilings, decode_rate, decode_step_us, measure_ceilings

@@ -191,7 +191,7 @@ def sweep(n: int, k: int, group_size: int, ms: list[int], is_timed: bool = True)
         expected = reference(x, operands)
         timed = []
         for config in candidates(m, arch):
-            if _is_another_uncut(m, config, operands.copies[0], workspace):
+            if _stays_whole(m, config, operands.copies[0], workspace):
                 continue
             got = multiply(x, operands.copies[0], config, workspace)
             assert torch.equal(got, expected), f"{n} x {k}, M={m} {config}: wrong result"
@@ -202,7 +202,7 @@ def sweep(n: int, k: int, group_size: int, ms: list[int], is_timed: bool = True)
         yield Best(m, config, us)
 
 
-def _is_another_uncut(m: int, config: Config, weight: W4A8Weight, workspace: Workspace) -> bool:
+def _stays_whole(m: int, config: Config, weight: W4A8Weight, workspace: Workspace) -> bool:
     """Whether K would stay whole for all that ``config`` says."""
     if not isinstance(config, HopperTile) or config.split_k == 1:
         return False

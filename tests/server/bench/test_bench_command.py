@@ -11,24 +11,12 @@ import torch
 from qoq.server.bench_command import with_kind
 from qoq.server.main import main
 
-SHAPE = {
-    "architectures": ["LlamaForCausalLM"],
-    "rms_norm_eps": 1e-5,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "vocab_size": 96,
-    "max_position_embeddings": 512,
-}
+from ...engine.benchmarks.shapes import write_shape
 
 
 @pytest.fixture
 def shape(tmp_path: Path) -> Path:
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "config.json").write_text(json.dumps(SHAPE))
-    return tmp_path / "tiny"
+    return write_shape(tmp_path / "tiny")
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,8 @@ from qoq.engine.process_client import EngineStartError
 from qoq.engine.protocol import EngineInfo
 from qoq.server.main import main
 
-SHAPE = {
-    "architectures": ["LlamaForCausalLM"],
-    "rms_norm_eps": 1e-5,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "vocab_size": 96,
-    "max_position_embeddings": 512,
-}
+from ...engine.benchmarks.shapes import write_shape
+
 INFO = EngineInfo(
     model="tiny",
     max_model_len=512,
@@ -52,9 +43,7 @@ def shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         yield Start("again, from memory", INFO, 8.5, SECONDS, 0, 3 * 2**30)
 
     monkeypatch.setattr(starts, "measure_starts", measure)
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "config.json").write_text(json.dumps(SHAPE))
-    return tmp_path / "tiny"
+    return write_shape(tmp_path / "tiny")
 
 
 def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:

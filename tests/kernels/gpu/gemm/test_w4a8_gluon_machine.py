@@ -19,6 +19,7 @@ from qoq.kernels.gpu.gemm.w4a8_weight import (
     pack_per_channel,
     pack_per_group,
 )
+from qoq.kernels.gpu.quantized_rows import QuantizedRows
 from qoq.kernels.packing import pack_codes
 
 from .gluon_machine import Array, Descriptor, Machine, Pointer, array, interpreted
@@ -156,3 +157,39 @@ def nibbles(w: Array, is_high: bool) -> Array:
 def dequantize(w: Array, group: Array, is_high: bool) -> Array:
     scale, offset = (group & 0xFF)[:, None], (group >> 8)[:, None] - 128
     return array((nibbles(w, is_high) * scale + offset).astype(np.int8))
+
+
+def test_tma_reads_whole_tiles_where_there_is_memory_behind_the_rows() -> None:
+    """And no further than that memory reaches."""
+    layout = w4a8_gluon._layouts(64)[0]
+    rows = QuantizedRows.allocate(91, 128, torch.device("cpu"))
+    exact = torch.zeros(91, 128, dtype=torch.int8)
+    for codes, block_m, expected in (
+        (rows.codes, 128, 128),
+        (rows.codes, 64, 128),
+        (rows.codes[:17], 16, 32),
+        (rows.codes[:17], 256, 128),
+        (exact, 128, 91),
+        (exact[64:, :64], 16, 27),
+    ):
+        tiles_m = -(-len(codes) // block_m)
+        described = w4a8_gluon._whole_tiles(codes, tiles_m, [block_m, 64], layout)
+        assert described.shape == [expected, codes.shape[1]], (len(codes), block_m)
+
+
+def test_k_is_cut_where_all_shares_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(w4a8_gluon, "_num_multiprocessors", lambda _: 4)
+    weight, _ = random_weight(256, 1024, 128)
+    workspace, tiny = Workspace(torch.device("cpu"), 1 << 20), Workspace(torch.device("cpu"), 64)
+    for split_k, m, blocks_per_sm, expected in (
+        (1, 16, 1, False),
+        (2, 16, 1, True),
+        (4, 16, 1, False),
+        (4, 16, 2, True),
+        (2, 17, 1, False),
+        (STREAM_K, 17, 1, True),
+    ):
+        tile = HopperTile(16, 4, 1, split_k, blocks_per_sm)
+        found = w4a8_gluon.cuts_k(m, weight, tile, workspace)
+        assert found is expected, (split_k, m, blocks_per_sm)
+        assert not w4a8_gluon.cuts_k(m, weight, tile, tiny), "no room for the sums"
