@@ -16,7 +16,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from qoq.kernels.gpu.gemm.w4a8_gluon_sums import (
     ROWS,
     collect_shares,
-    exchange_layout,
     gated,
     give_sums,
     leave_share,
@@ -354,7 +353,7 @@ def _w4a8_kernel(
         mbarrier.init(turns.index(1), count=1)
     exchange, handover = y_buffer, empty
     if PARTS == 1:
-        exchange = gl.allocate_shared_memory(gl.int32, [ROWS, BLOCK_M], exchange_layout(BLOCK_M))
+        exchange = gl.allocate_shared_memory(gl.int32, [ROWS * BLOCK_M], group_desc.layout)
         handover = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
         mbarrier.init(handover.index(0), count=1)
         mbarrier.init(handover.index(1), count=1)

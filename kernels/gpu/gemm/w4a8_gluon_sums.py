@@ -14,24 +14,13 @@ from qoq.kernels.gpu.silu_mul import silu_mul
 ROWS: gl.constexpr = gl.constexpr(64)  # channels of a box, and of a store
 
 
-@gluon.constexpr_function
-def exchange_layout(block_m):
-    """Of sums [ROWS, block_m], in the order in which the threads of a warp group hold them: four
-    words of a thread, then those of the next.
-    """
-    words = [[0, 1], [8, 0]]
-    threads = [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0], [16, 0], [32, 0]]
-    rest = [[0, 1 << bit] for bit in range(3, block_m.bit_length() - 1)]
-    return gl.SharedLinearLayout(words + threads + rest)
-
-
 @gluon.jit
 def give_sums(acc, exchange, handover, turn):
     """To the first warp group, once it took those of the tile before. ``turn`` is 0 and 1 for tiles
     in turn.
     """
     mbarrier.wait(handover.index(1), turn ^ 1)
-    exchange.store(acc)
+    exchange.store(_by_thread(acc))
     gl.thread_barrier()
     mbarrier.arrive(handover.index(0), count=1)
 
@@ -40,10 +29,11 @@ def give_sums(acc, exchange, handover, turn):
 def take_sums(acc, exchange, handover, turn):
     """``acc`` and what the second warp group gave."""
     mbarrier.wait(handover.index(0), turn)
-    acc += exchange.load(acc.type.layout)
+    sums = _by_thread(acc)
+    sums += exchange.load(sums.type.layout)
     gl.thread_barrier()
     mbarrier.arrive(handover.index(1), count=1)
-    return acc
+    return _by_place(sums, acc)
 
 
 @gluon.jit

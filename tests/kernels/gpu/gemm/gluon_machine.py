@@ -316,7 +316,6 @@ def language(machine: Machine) -> dict[str, Any]:
         "fence_async_shared": lambda: None,
         "gdc_wait": lambda: None,
         "gdc_launch_dependents": lambda: None,
-        "exchange_layout": no_layout,
         "gl": SimpleNamespace(
             uint8=np.uint8,
             int8=np.int8,
