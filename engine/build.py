@@ -56,7 +56,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
 
 def load_runner(config: EngineConfig) -> tuple[Runner, EngineInfo]:
     """On the device that ``config`` asks for. Raises as ``build_engine`` does."""
-    return _gpu_runner(config) if _is_gpu(config) else _cpu_runner(config)
+    return _gpu_runner(config) if runs_on_gpu(config) else _cpu_runner(config)
 
 
 def scheduler_config(config: EngineConfig, info: EngineInfo) -> SchedulerConfig:
@@ -74,7 +74,7 @@ def scheduler_config(config: EngineConfig, info: EngineInfo) -> SchedulerConfig:
     )
 
 
-def _is_gpu(config: EngineConfig) -> bool:
+def runs_on_gpu(config: EngineConfig) -> bool:
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
         raise ValueError("--device cuda: torch finds no CUDA device; use --device cpu")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
-from qoq.engine.build import build_engine
+from qoq.engine.build import build_engine, runs_on_gpu
 from qoq.engine.config import EngineConfig
 from qoq.engine.engine import Engine
 from qoq.engine.heap import spare_collector
@@ -39,7 +39,7 @@ from qoq.scheduler.batch import RequestOutput
 from qoq.scheduler.request import Request
 
 HEARTBEAT_S = 1.0
-# Below the server's process, which needs the CPU seldom and shortly: tokens should leave at once.
+# Where it computes on the CPU: the server's process needs that seldom and shortly, and first.
 NICENESS = 5
 
 logger = logging.getLogger(__name__)
@@ -49,9 +49,10 @@ def run_process(config: EngineConfig, inbox_address: str, outbox_address: str) -
     """Serve until told to shut down. The entry point of the spawned process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent decides
-    os.nice(NICENESS)
     outbox = _Outbox(outbox_address)
     try:
+        if not runs_on_gpu(config):
+            os.nice(NICENESS)
         engine, info = build_engine(config)
     except (ValueError, OSError, RuntimeError) as error:
         outbox.close(Failed(_first_line(error), is_setup=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from qoq.engine.benchmarks.offline_load import OfflineLoad
 from qoq.engine.benchmarks.rate import random_prompts
 from qoq.engine.benchmarks.step_times import HostTimes
 from qoq.engine.benchmarks.trace import Kernel, busy_us, kernels, span_us, trace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class DeviceTimes:
 
 @dataclass(frozen=True, slots=True)
 class StepBreakdown:
-    """``step_us`` is without the profiler; ``device`` is None on the CPU.
+    """``step_us`` is without the profiler; ``device`` is None on the CPU, and where the driver lets
+    nobody profile.
 
     ``roofline_us`` is the least time of a decode step, None of others and on the CPU.
     """
@@ -97,9 +101,12 @@ def _measure(
     return StepBreakdown(name, step_us, host, device, roofline_us)
 
 
-def profile_steps(engine: BenchEngine, count: int) -> DeviceTimes:
+def profile_steps(engine: BenchEngine, count: int) -> DeviceTimes | None:
     before = engine.times.num_submitted
     intervals = trace(lambda: engine.run_steps(count))
+    if not intervals:
+        logger.warning("no kernel times: the profiler saw no kernel (is CUPTI permitted here?)")
+        return None
     num_steps = engine.times.num_submitted - before
     return DeviceTimes(
         span_us(intervals) / num_steps,

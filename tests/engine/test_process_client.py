@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from qoq.engine.config import EngineConfig
+from qoq.engine.process import NICENESS
 from qoq.engine.process_client import EngineStartError, ProcessClient
 from qoq.engine.protocol import (
     EngineDeadError,
@@ -175,6 +176,11 @@ async def test_an_idle_engine_sleeps(client: ProcessClient):
     await asyncio.sleep(2.5)
     assert engine.cpu_percent() < 3
     assert here.cpu_percent() < 3
+
+
+async def test_on_the_cpu_the_server_goes_first(client: ProcessClient):
+    (engine,) = engine_processes()
+    assert engine.nice() == min(psutil.Process().nice() + NICENESS, 19)
 
 
 async def test_a_killed_engine_is_named_to_those_who_wait_and_replaced(tiny_quantized: Path):

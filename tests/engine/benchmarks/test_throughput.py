@@ -71,9 +71,22 @@ def test_a_profile_is_divided_by_the_steps_that_were_submitted(
     device = profile_steps(engine, 10)
     engine.release()
     engine.close()
+    assert device is not None
     assert (device.step_us, device.busy_us) == (10, 9)
     assert device.gap_share == pytest.approx(0.1)
     assert [(kernel.name, kernel.us) for kernel in device.kernels] == [("norm", 7), ("gemm", 3)]
+
+
+def test_a_driver_that_lets_nobody_profile_costs_the_kernel_times_only(
+    shape: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("qoq.engine.benchmarks.breakdown.trace", lambda run: run() and [])
+    engine = BenchEngine(on_cpu(shape))
+    engine.hold(2, 50)
+    assert profile_steps(engine, 10) is None
+    assert "the profiler saw no kernel" in caplog.text
+    engine.release()
+    engine.close()
 
 
 @pytest.mark.parametrize(
