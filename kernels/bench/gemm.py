@@ -18,6 +18,7 @@ from qoq.kernels.gpu.gemm.w4a8_gluon import cuts_k
 from qoq.kernels.gpu.gemm.w4a8_operands import Workspace
 from qoq.kernels.gpu.gemm.w4a8_weight import W4A8Weight, pack_per_channel, pack_per_group
 from qoq.kernels.gpu.quantized_rows import QuantizedRows, quantize_rows
+from qoq.kernels.gpu.sizes import cdiv, next_power_of_2, round_up
 from qoq.kernels.packing import pack_codes
 from qoq.kernels.quantize import QuantizedActivations
 
@@ -78,6 +79,7 @@ def hopper_candidates(m: int) -> Iterator[HopperTile]:
             yield HopperTile(128, 6, 1, split_k)
     if m > 32:
         yield from high_candidates(m)
+        yield from strip_candidates(m)
     if m > 128:
         for split_k in _splits(m):
             yield HopperTile(256, 4, 1, split_k)
@@ -98,6 +100,24 @@ def high_candidates(m: int) -> Iterator[HopperTile]:
         if m > 64:
             yield HopperTile(128, 5, 1, split_k, channels=256)
             yield HopperTile(128, 5, 1, split_k, takes_turns=True, channels=256)
+
+
+def strip_candidates(m: int) -> Iterator[HopperTile]:
+    """Of a size between two powers of two, for where it leaves fewer rows idle than the larger one
+    and makes fewer tiles than the next smaller size.
+    """
+    smaller = 64
+    for block_m in (96, 128, 160, 192, 224):
+        fits = round_up(m, block_m) < round_up(m, next_power_of_2(block_m))
+        if fits and cdiv(m, block_m) < cdiv(m, smaller):
+            for split_k in _splits(m):
+                if block_m == 96:
+                    yield HopperTile(96, 4, 2, split_k)
+                    yield HopperTile(96, 6, 1, split_k, channels=256)
+                else:
+                    stages = 6 if block_m == 160 else 5
+                    yield HopperTile(block_m, stages, 1, split_k, takes_turns=True)
+        smaller = block_m
 
 
 def narrow_candidates(m: int) -> Iterator[HopperTile]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from qoq.kernels.bench.gemm import device_arch, sweep
 from qoq.kernels.gpu.gemm.w4a8_table import Choice, GemmTable, Shape
 
-M_BUCKETS = [16, 32, 64, 128, 256, 384, 512, 640, 768, 1024, 2048, 8192]
+M_BUCKETS = [16, 32, *range(64, 257, 32), *range(320, 513, 64), 640, 768, 1024, 2048, 8192]
 GROUP_SIZE = 128
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 STREAM_K = 0
+MAX_STRIPS = 3
 
 
 class TileConfig(NamedTuple):
@@ -35,6 +37,8 @@ class HopperTile(NamedTuple):
     Of 256 or 128 channels each of the two groups has a half. 64 channels they share: each
     multiplies every other box, of which there must be an even number. 256 channels read the
     activations half as often as 128, for at most 128 tokens: more sums fill no registers.
+
+    ``block_m`` is a power of two or, but for tiles of 64 channels, the sum of up to three.
     """
 
     block_m: int
@@ -49,6 +53,23 @@ class HopperTile(NamedTuple):
     def parts(self) -> int:
         """Of a tile's channels, a warp group each."""
         return 1 if self.channels == 64 else 2
+
+    @property
+    def strips(self) -> tuple[int, ...]:
+        """Of a tile's tokens, falling powers of two. Raises ValueError for what no tile has."""
+        strips = _powers_of_2(self.block_m)
+        most = 1 if self.channels == 64 else MAX_STRIPS
+        if len(strips) > most or strips[-1] < 16:
+            raise ValueError(
+                f"block_m: expected at most {most} powers of two from 16 on, got {self.block_m}"
+            )
+        return strips
+
+
+@cache
+def _powers_of_2(number: int) -> tuple[int, ...]:
+    """That add up to ``number``, the largest first."""
+    return tuple(1 << bit for bit in reversed(range(number.bit_length())) if number >> bit & 1)
 
 
 Config = TileConfig | HopperTile

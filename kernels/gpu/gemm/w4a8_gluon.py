@@ -24,11 +24,11 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from qoq.kernels.gpu.gemm.w4a8_config import STREAM_K, HopperTile
+from qoq.kernels.gpu.gemm.w4a8_config import MAX_STRIPS, STREAM_K, HopperTile
 from qoq.kernels.gpu.gemm.w4a8_gluon_kernel import _w4a8_kernel
 from qoq.kernels.gpu.gemm.w4a8_operands import Workspace, check_operands
 from qoq.kernels.gpu.gemm.w4a8_weight import ROWS, W4A8Weight
-from qoq.kernels.gpu.sizes import cdiv
+from qoq.kernels.gpu.sizes import cdiv, next_power_of_2
 from qoq.kernels.quantize import QuantizedActivations
 
 STORED = 8192  # outputs of a warp group, in shared memory at a time
@@ -112,16 +112,20 @@ def w4a8_gemm_gluon(
         sums = (x.sums if x_sums is None else x_sums).view(-1)
     y_block = stored_block(tile, weight.is_gated)
     half, line, swizzled = _layouts(y_block[1])
+    num_rows = shares.tiles_m * tile.block_m
+    x_descs = [_whole_tiles(x.codes, num_rows, [strip, 64], half) for strip in tile.strips]
+    one_line = [next_power_of_2(tile.block_m)]
     _w4a8_kernel[(shares.num_blocks,)](
-        _whole_tiles(x.codes, shares.tiles_m, [tile.block_m, 64], half),
+        *x_descs,
+        *[None] * (MAX_STRIPS - len(x_descs)),
         TensorDescriptor.from_tensor(weight.boxes.view(-1, 64), [ROWS, 64], half),
         TensorDescriptor.from_tensor(
             (weight.groups if weight.groups is not None else workspace.counters).view(-1),
             [ROWS],
             line,
         ),
-        _whole_tiles(x.scales.view(-1), shares.tiles_m, [tile.block_m], line),
-        _whole_tiles(sums, shares.tiles_m, [tile.block_m], line),
+        _whole_tiles(x.scales.view(-1), num_rows, one_line, line),
+        _whole_tiles(sums, num_rows, one_line, line),
         TensorDescriptor.from_tensor(y, y_block, swizzled),
         weight.scales,
         weight.scales if weight.zeros is None else weight.zeros,
@@ -140,7 +144,7 @@ def w4a8_gemm_gluon(
         BOXES=tile.boxes,
         PARTS=tile.parts,
         HEIGHT=tile.channels // tile.parts,
-        CHUNKS=tile.block_m // y_block[0],
+        CHUNKS=chunks(tile, weight.is_gated),
         HAS_BIAS=bias is not None,
         IS_GATED=weight.is_gated,
         TAKES_TURNS=tile.takes_turns,
@@ -152,14 +156,14 @@ def w4a8_gemm_gluon(
 
 
 def _whole_tiles(
-    rows: Tensor, tiles_m: int, block: list[int], layout: gl.NVMMASharedLayout
+    rows: Tensor, num_rows: int, block: list[int], layout: gl.NVMMASharedLayout
 ) -> TensorDescriptor:
-    """Of ``tiles_m`` blocks of ``rows``, as far as there is memory behind the last one: TMA takes
-    up to 1.3 times as long for a block that ends within. What lies there goes into outputs that
-    nobody stores.
+    """Of ``num_rows``, as far as there is memory behind the last of ``rows``: TMA takes up to 1.3
+    times as long for a block that ends within. What lies there goes into outputs that nobody
+    stores.
     """
     memory = rows.untyped_storage().nbytes() // rows.element_size() - rows.storage_offset()
-    num_rows = max(len(rows), min(tiles_m * block[0], memory // rows.stride(0)))
+    num_rows = max(len(rows), min(num_rows, memory // rows.stride(0)))
     shape = [num_rows, *rows.shape[1:]]
     return TensorDescriptor(rows, shape, list(rows.stride()), block, layout)
 
@@ -171,14 +175,25 @@ def registers(tile: HopperTile) -> dict[str, int]:
     if tile.blocks_per_sm == 2:
         return {"MULTIPLY_REGISTERS": 104, "FETCH_REGISTERS": 24, "maxnreg": 80}
     multiply, fetch = (232, 40) if tile.channels == 256 else (240, 24)
+    if len(tile.strips) > 1:
+        multiply, fetch = 232, 32
     return {"MULTIPLY_REGISTERS": multiply, "FETCH_REGISTERS": fetch}
 
 
 def stored_block(tile: HopperTile, is_gated: bool) -> list[int]:
-    """Tokens and channels that a warp group stores at a time: 16 KiB, or all it has."""
+    """Tokens and channels of a warp group that TMA stores at a time: of 16 KiB, or all it has."""
+    channels = _stored_channels(tile, is_gated)
+    return [min(tile.strips[-1], STORED // channels), channels]
+
+
+def chunks(tile: HopperTile, is_gated: bool) -> int:
+    """Of a strip, which go through shared memory one after the other."""
+    return cdiv(tile.strips[0] * _stored_channels(tile, is_gated), STORED)
+
+
+def _stored_channels(tile: HopperTile, is_gated: bool) -> int:
     height = tile.channels // tile.parts
-    channels = min(height // 2 if is_gated else height, ROWS)
-    return [min(tile.block_m, STORED // channels), channels]
+    return min(height // 2 if is_gated else height, ROWS)
 
 
 @cache

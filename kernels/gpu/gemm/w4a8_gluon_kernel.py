@@ -4,59 +4,29 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    mbarrier,
-    tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from qoq.kernels.gpu.gemm.w4a8_gluon_products import (
+    begin_products,
+    dequantize,
+    end_products,
+    first_row,
+    num_strips,
+    only_codes,
+    strips_at,
+    sums_layout,
+    zero_sums,
+)
 from qoq.kernels.gpu.gemm.w4a8_gluon_sums import (
     ROWS,
     collect_shares,
-    gated,
     give_sums,
     leave_share,
     own_share,
-    store_tile,
+    store_strip,
     take_sums,
 )
-
-
-@gluon.jit
-def _dequantize(w, group, HIGH: gl.constexpr):
-    """Low or high nibbles of uint8 ``w`` [rows, 64] as int8, by the words of their groups."""
-    scale = gl.expand_dims(group & 0xFF, 1)
-    offset = gl.expand_dims((group >> 8) * 0x01010101, 1)
-    _, scale = gl.broadcast(w, scale)
-    w, offset = gl.broadcast(w, offset)
-    SHIFT: gl.constexpr = "shr.u32 t, $1, 4; and.b32 t, t," if HIGH else "and.b32 t, $1,"
-    return gl.inline_asm_elementwise(
-        "{ .reg .b32 t; "
-        + SHIFT
-        + " 0x0F0F0F0F; mad.lo.u32 t, t, $2, $6; xor.b32 $0, t, 0x80808080; }",
-        "=r,r,r,r,r,r,r,r,r,r",
-        [w, scale, offset],
-        dtype=gl.int8,
-        is_pure=True,
-        pack=4,
-    )
-
-
-@gluon.jit
-def _codes(w, HIGH: gl.constexpr):
-    """The codes themselves."""
-    SHIFT: gl.constexpr = "shr.u32 t, $1, 4; and.b32 $0, t," if HIGH else "and.b32 $0, $1,"
-    return gl.inline_asm_elementwise(
-        "{ .reg .b32 t; " + SHIFT + " 0x0F0F0F0F; }",
-        "=r,r",
-        [w],
-        dtype=gl.int8,
-        is_pure=True,
-        pack=4,
-    )
 
 
 @gluon.jit
@@ -127,7 +97,7 @@ def _fetch_weights(
 
 @gluon.jit
 def _fetch_activations(
-    x_desc,
+    x_descs,
     scale_desc,
     sum_desc,
     rings,
@@ -140,10 +110,11 @@ def _fetch_activations(
 ):
     gdc_wait()
     tiles_m, tiles_n, steps, share = work
-    _w, _group, x_ring, scale_ring, sum_ring = rings
+    _w, _group, x_rings, scale_ring, sum_ring = rings
     full, empty, _turns, _handover = barriers
     first, stop, stride, begin, end = _range_of_tiles(tiles_m * tiles_n, steps, share)
-    ROW_BYTES: gl.constexpr = 8 if GROUPS == 0 else 4
+    LINE: gl.constexpr = scale_desc.block_shape[0]
+    LINE_BYTES: gl.constexpr = LINE * (8 if GROUPS == 0 else 4)
     count = 0
     turn = 0
     for tile in range(first, stop, stride):
@@ -154,22 +125,24 @@ def _fetch_activations(
             ready = full.index(stage)
             mbarrier.wait(empty.index(stage), ((count // STAGES) & 1) ^ 1)
             if step == first_step:
-                mbarrier.expect(ready, BLOCK_M * (BOXES * 128 + ROW_BYTES))
+                mbarrier.expect(ready, BLOCK_M * BOXES * 128 + LINE_BYTES)
                 row = [tile_m * BLOCK_M]
-                scales = scale_ring.index(turn).slice(0, BLOCK_M, dim=0)
+                scales = scale_ring.index(turn).slice(0, LINE, dim=0)
                 tma.async_copy_global_to_shared(scale_desc, row, ready, scales)
                 if GROUPS == 0:
-                    sums = sum_ring.index(turn).slice(0, BLOCK_M, dim=0)
+                    sums = sum_ring.index(turn).slice(0, LINE, dim=0)
                     tma.async_copy_global_to_shared(sum_desc, row, ready, sums)
             else:
                 mbarrier.expect(ready, BLOCK_M * BOXES * 128)
             for half in gl.static_range(2 * BOXES):
-                tma.async_copy_global_to_shared(
-                    x_desc,
-                    [tile_m * BLOCK_M, (step * 2 * BOXES + half) * 64],
-                    ready,
-                    x_ring.index(stage * 2 * BOXES + half),
-                )
+                for strip in gl.static_range(len(x_descs)):
+                    row = tile_m * BLOCK_M + first_row(x_descs[strip].block_shape[0], BLOCK_M)
+                    tma.async_copy_global_to_shared(
+                        x_descs[strip],
+                        [row, (step * 2 * BOXES + half) * 64],
+                        ready,
+                        x_rings[strip].index(stage * 2 * BOXES + half),
+                    )
             count += 1
         turn ^= 1
 
@@ -188,7 +161,6 @@ def _multiply(
     BOXES: gl.constexpr,
     PARTS: gl.constexpr,
     HEIGHT: gl.constexpr,
-    CHUNKS: gl.constexpr,
     HAS_BIAS: gl.constexpr,
     IS_GATED: gl.constexpr,
     TAKES_TURNS: gl.constexpr,
@@ -198,17 +170,14 @@ def _multiply(
     """
     PART: gl.constexpr = WHICH if PARTS == 2 else 0
     FIRST: gl.constexpr = WHICH if PARTS == 1 else 0
-    MMA: gl.constexpr = gl.NVMMADistributedLayout(
-        [3, 0], [4, 1], [16, BLOCK_M if BLOCK_M < 128 else 128, 32]
-    )
-    OPERAND: gl.constexpr = gl.DotOperandLayout(0, MMA, 4)
-    channels: gl.constexpr = gl.SliceLayout(1, MMA)
-    tokens: gl.constexpr = gl.SliceLayout(0, MMA)
     tiles_m, tiles_n, steps, share = work
-    w_ring, group_ring, x_ring, scale_ring, sum_ring = rings
+    w_ring, group_ring, x_rings, scale_ring, sum_ring = rings
     y_buffer, exchange = buffers
     full, empty, turns, handover = barriers
-    y_desc, w_scale_ptr, zero_ptr, bias_ptr, partial_ptr, counter_ptr, N = out
+    _y, w_scale_ptr, _zero, _bias, partial_ptr, counter_ptr, N = out
+    MMA: gl.constexpr = sums_layout(x_rings[0].shape[1])
+    OPERAND: gl.constexpr = gl.DotOperandLayout(0, MMA, 4)
+    SHARE: gl.constexpr = HEIGHT * BLOCK_M
     first, stop, stride, begin, end = _range_of_tiles(tiles_m * tiles_n, steps, share)
     count = 0
     turn = 0
@@ -216,77 +185,71 @@ def _multiply(
         tile_m, tile_n = _place(tile, tiles_m, tiles_n)
         first_step = gl.maximum(begin - tile * steps, 0)
         num_steps = gl.minimum(end - tile * steps, steps) - first_step
-        column = (tile_n * PARTS + PART) * HEIGHT + gl.arange(0, HEIGHT, channels)
+        column = (tile_n * PARTS + PART) * HEIGHT + gl.arange(0, HEIGHT, gl.SliceLayout(1, MMA))
         w_scale = gl.load(w_scale_ptr + column, mask=column < N, other=0.0)
-        acc = gl.zeros([HEIGHT, BLOCK_M], gl.int32, MMA)
+        accs = zero_sums(x_rings, HEIGHT)
         for _ in range(num_steps):
             stage = count % STAGES
             mbarrier.wait(full.index(stage), (count // STAGES) & 1)
-            x = x_ring.index(stage * 2 * BOXES)
             for depth in gl.static_range(FIRST, BOXES, 3 - PARTS):
                 place = stage * BOXES + depth
                 w = w_ring.index(place * PARTS + PART).load(OPERAND)
                 if GROUPS == 0:
-                    low = _codes(w, False)
+                    low = only_codes(w, False)
                 else:
                     words = group_ring.index((place * PARTS + PART) * GROUPS)
                     group = words.load(gl.SliceLayout(1, OPERAND))
-                    low = _dequantize(w, group, False)
-                x = x_ring.index(place * 2)
+                    low = dequantize(w, group, False)
+                xs = strips_at(x_rings, place * 2)
                 if not TAKES_TURNS:
-                    acc = warpgroup_mma(low, x.permute([1, 0]), acc, is_async=True)
+                    accs = begin_products(low, xs, accs)
                 if GROUPS == 0:
-                    high = _codes(w, True)
+                    high = only_codes(w, True)
                 else:
                     if GROUPS == 2:
                         words = group_ring.index((place * PARTS + PART) * GROUPS + 1)
                         group = words.load(gl.SliceLayout(1, OPERAND))
-                    high = _dequantize(w, group, True)
+                    high = dequantize(w, group, True)
                 if TAKES_TURNS:
                     if depth == FIRST:
                         mbarrier.wait(turns.index(WHICH), (count & 1) ^ (1 - WHICH))
-                    acc = warpgroup_mma(low, x.permute([1, 0]), acc, is_async=True)
-                x = x_ring.index(place * 2 + 1)
-                acc = warpgroup_mma(high, x.permute([1, 0]), acc, is_async=True)
+                    accs = begin_products(low, xs, accs)
+                xs = strips_at(x_rings, place * 2 + 1)
+                accs = begin_products(high, xs, accs)
             if TAKES_TURNS:
                 mbarrier.arrive(turns.index(1 - WHICH), count=1)
-            acc, x = warpgroup_mma_wait(0, deps=[acc, x])
+            accs = end_products(accs, xs)
             mbarrier.arrive(empty.index(stage), count=1)
             count += 1
 
         if PARTS == 1:
             if WHICH == 0:
-                acc = take_sums(acc, exchange, handover, turn)
+                accs = [take_sums(accs[0], exchange, handover, turn)]
             else:
-                give_sums(acc, exchange, handover, turn)
+                give_sums(accs[0], exchange, handover, turn)
         if PARTS == 2 or WHICH == 0:
             if first_step > 0:
-                leave_share(acc, partial_ptr, counter_ptr, tile, PART, PARTS)
+                leave_share(accs, partial_ptr, counter_ptr, tile, SHARE, PART, PARTS)
             else:
                 if num_steps < steps:
-                    acc = collect_shares(
-                        acc, partial_ptr, counter_ptr, tile, steps, share, PART, PARTS
+                    accs = collect_shares(
+                        accs, partial_ptr, counter_ptr, tile, steps, share, SHARE, PART, PARTS
                     )
-                x_scale = scale_ring.index(turn).slice(0, BLOCK_M, dim=0).load(tokens)
-                if GROUPS == 0:
-                    zero = gl.load(zero_ptr + column, mask=column < N, other=0).to(gl.int32)
-                    x_sum = sum_ring.index(turn).slice(0, BLOCK_M, dim=0).load(tokens)
-                    acc -= gl.expand_dims(zero, 1) * gl.expand_dims(x_sum, 0)
-                y = acc.to(gl.float32) * (gl.expand_dims(x_scale, 0) * gl.expand_dims(w_scale, 1))
-                if HAS_BIAS:
-                    bias = gl.load(bias_ptr + column, mask=column < N, other=0.0).to(gl.float32)
-                    y += gl.expand_dims(bias, 1)
-                y = y.to(y_desc.dtype)
-                if IS_GATED:
-                    y = gated(y)
-                store_tile(
-                    y,
-                    y_desc,
-                    tile_m * BLOCK_M,
-                    (tile_n * PARTS + PART) * y.shape[0],
-                    y_buffer.index(PART),
-                    CHUNKS,
-                )
+                for strip in gl.static_range(len(accs)):
+                    store_strip(
+                        accs[strip],
+                        column,
+                        w_scale,
+                        out,
+                        (scale_ring.index(turn), sum_ring.index(turn)),
+                        tile_m * BLOCK_M,
+                        tile_n * PARTS + PART,
+                        y_buffer.index(PART),
+                        BLOCK_M,
+                        GROUPS,
+                        HAS_BIAS,
+                        IS_GATED,
+                    )
         turn ^= 1
     tma.store_wait(0)
 
@@ -295,6 +258,8 @@ def _multiply(
 @gluon.jit(do_not_specialize=["N", "num_boxes", "tiles_m", "tiles_n", "steps", "share"])
 def _w4a8_kernel(
     x_desc,
+    x2_desc,
+    x3_desc,
     w_desc,
     group_desc,
     scale_desc,
@@ -324,13 +289,19 @@ def _w4a8_kernel(
     MULTIPLY_REGISTERS: gl.constexpr,
     FETCH_REGISTERS: gl.constexpr,
 ):
-    LINE: gl.constexpr = BLOCK_M if BLOCK_M > 32 else 32  # TMA writes to multiples of 128 bytes
+    LINE: gl.constexpr = max(scale_desc.block_shape[0], 32)  # TMA writes to multiples of 128 bytes
     NUM_GROUPS: gl.constexpr = GROUPS if GROUPS > 0 else 1
     BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
     w_ring = gl.allocate_shared_memory(
         gl.uint8, [STAGES * BOXES * PARTS, HEIGHT, 64], w_desc.layout
     )
-    x_ring = gl.allocate_shared_memory(gl.int8, [STAGES * BOXES * 2, BLOCK_M, 64], x_desc.layout)
+    x_descs = (x_desc, x2_desc, x3_desc)[: num_strips(BLOCK_M)]
+    x_rings = [
+        gl.allocate_shared_memory(
+            gl.int8, [STAGES * BOXES * 2, desc.block_shape[0], 64], desc.layout
+        )
+        for desc in x_descs
+    ]
     group_ring = gl.allocate_shared_memory(
         gl.int32, [STAGES * BOXES * PARTS * NUM_GROUPS, HEIGHT], group_desc.layout
     )
@@ -338,7 +309,7 @@ def _w4a8_kernel(
     sum_ring = gl.allocate_shared_memory(gl.int32, [2, LINE], sum_desc.layout)
     WIDTH: gl.constexpr = ROWS // 2 if IS_GATED and HEIGHT == ROWS else ROWS
     y_buffer = gl.allocate_shared_memory(
-        y_desc.dtype, [PARTS, BLOCK_M // CHUNKS, WIDTH], y_desc.layout
+        y_desc.dtype, [PARTS, x_desc.block_shape[0] // CHUNKS, WIDTH], y_desc.layout
     )
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
@@ -359,7 +330,7 @@ def _w4a8_kernel(
         mbarrier.init(handover.index(1), count=1)
     fence_async_shared()
     gdc_launch_dependents()
-    rings = (w_ring, group_ring, x_ring, scale_ring, sum_ring)
+    rings = (w_ring, group_ring, x_rings, scale_ring, sum_ring)
     barriers = (full, empty, turns, handover)
     buffers = (y_buffer, exchange)
     work = (tiles_m, tiles_n, steps, share)
@@ -368,12 +339,12 @@ def _w4a8_kernel(
     gl.warp_specialize(
         [
             (_multiply, (0, out, rings, buffers, barriers, work, BLOCK_M, GROUPS, STAGES,
-                         BOXES, PARTS, HEIGHT, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
+                         BOXES, PARTS, HEIGHT, HAS_BIAS, IS_GATED, TAKES_TURNS)),
             (_multiply, (1, out, rings, buffers, barriers, work, BLOCK_M, GROUPS, STAGES,
-                         BOXES, PARTS, HEIGHT, CHUNKS, HAS_BIAS, IS_GATED, TAKES_TURNS)),
+                         BOXES, PARTS, HEIGHT, HAS_BIAS, IS_GATED, TAKES_TURNS)),
             (_fetch_weights, (w_desc, group_desc, rings, barriers, num_boxes, work, GROUPS,
                               STAGES, BOXES, PARTS, HEIGHT)),
-            (_fetch_activations, (x_desc, scale_desc, sum_desc, rings, barriers, work, BLOCK_M,
+            (_fetch_activations, (x_descs, scale_desc, sum_desc, rings, barriers, work, BLOCK_M,
                                   GROUPS, STAGES, BOXES)),
         ],
         [4, 1, 1],

@@ -9,6 +9,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 from triton.language.extra.cuda import gdc_wait
 
+from qoq.kernels.gpu.gemm.w4a8_gluon_products import first_row
 from qoq.kernels.gpu.silu_mul import silu_mul
 
 ROWS: gl.constexpr = gl.constexpr(64)  # channels of a box, and of a store
@@ -45,21 +46,39 @@ def own_share():
 
 
 @gluon.jit
-def leave_share(acc, partial_ptr, counter_ptr, tile, PART: gl.constexpr, PARTS: gl.constexpr):
-    """The sums of a tile's later steps, to the block that has its first."""
+def leave_share(
+    accs,
+    partial_ptr,
+    counter_ptr,
+    tile,
+    SHARE: gl.constexpr,
+    PART: gl.constexpr,
+    PARTS: gl.constexpr,
+):
+    """The ``SHARE`` sums of a tile's later steps, to the block that has its first."""
     gdc_wait()  # the kernel in front uses the same workspace
-    sums = _by_thread(acc)
-    element = gl.arange(0, sums.shape[0], sums.type.layout)
-    gl.store(partial_ptr + (own_share() * PARTS + PART) * sums.shape[0] + element, sums)
+    for strip in gl.static_range(len(accs)):
+        sums = _by_thread(accs[strip])
+        element = gl.arange(0, sums.shape[0], sums.type.layout)
+        place = (own_share() * PARTS + PART) * SHARE + first_row(sums.shape[0], SHARE)
+        gl.store(partial_ptr + place + element, sums)
     gl.thread_barrier()
     gl.atomic_add(counter_ptr + tile * PARTS + PART, 1, sem="release")
 
 
 @gluon.jit
 def collect_shares(
-    acc, partial_ptr, counter_ptr, tile, steps, share, PART: gl.constexpr, PARTS: gl.constexpr
+    accs,
+    partial_ptr,
+    counter_ptr,
+    tile,
+    steps,
+    share,
+    SHARE: gl.constexpr,
+    PART: gl.constexpr,
+    PARTS: gl.constexpr,
 ):
-    """``acc``, the sums of a tile's first steps, and those that other blocks leave. It is the last
+    """``accs``, the sums of a tile's first steps, and those that other blocks leave. It is the last
     that this block does and the first that they did. Sets the counter back to 0.
     """
     gdc_wait()
@@ -68,12 +87,15 @@ def collect_shares(
     counter = counter_ptr + tile * PARTS + PART
     while gl.atomic_add(counter, 0, sem="acquire") < last - first:
         pass
-    sums = _by_thread(acc)
-    for other in range(first + 1, last + 1):
-        partial = partial_ptr + (other * PARTS + PART) * sums.shape[0]
-        sums = _add(sums, partial, 8192 if sums.shape[0] == 8192 else 4096)
+    collected = []
+    for strip in gl.static_range(len(accs)):
+        sums = _by_thread(accs[strip])
+        for other in range(first + 1, last + 1):
+            place = (other * PARTS + PART) * SHARE + first_row(sums.shape[0], SHARE)
+            sums = _add(sums, partial_ptr + place, 8192 if sums.shape[0] == 8192 else 4096)
+        collected += [_by_place(sums, accs[strip])]
     gl.store(counter, 0)
-    return _by_place(sums, acc)
+    return collected
 
 
 @gluon.jit
@@ -111,7 +133,48 @@ def _by_place(sums, like):
 
 
 @gluon.jit
-def gated(y):
+def store_strip(
+    acc,
+    column,
+    w_scale,
+    out,
+    lines,
+    row,
+    part,
+    buffer,
+    BLOCK_M: gl.constexpr,
+    GROUPS: gl.constexpr,
+    HAS_BIAS: gl.constexpr,
+    IS_GATED: gl.constexpr,
+):
+    """A strip's sums, scaled, to their place: the tile begins at ``row``, ``column`` are those of
+    its ``part`` of the channels, and ``lines`` the scales and the sums of the tile's tokens.
+    """
+    y_desc, _w_scale, zero_ptr, bias_ptr, _partials, _counters, N = out
+    scales, sums = lines
+    MMA: gl.constexpr = acc.type.layout
+    STRIP: gl.constexpr = acc.shape[1]
+    START: gl.constexpr = first_row(STRIP, BLOCK_M)
+    tokens: gl.constexpr = gl.SliceLayout(0, MMA)
+    column = gl.convert_layout(column, gl.SliceLayout(1, MMA), assert_trivial=True)
+    w_scale = gl.convert_layout(w_scale, gl.SliceLayout(1, MMA), assert_trivial=True)
+    x_scale = scales.slice(START, STRIP, dim=0).load(tokens)
+    if GROUPS == 0:
+        zero = gl.load(zero_ptr + column, mask=column < N, other=0).to(gl.int32)
+        x_sum = sums.slice(START, STRIP, dim=0).load(tokens)
+        acc -= gl.expand_dims(zero, 1) * gl.expand_dims(x_sum, 0)
+    y = acc.to(gl.float32) * (gl.expand_dims(x_scale, 0) * gl.expand_dims(w_scale, 1))
+    if HAS_BIAS:
+        bias = gl.load(bias_ptr + column, mask=column < N, other=0.0).to(gl.float32)
+        y += gl.expand_dims(bias, 1)
+    y = y.to(y_desc.dtype)
+    if IS_GATED:
+        y = _gated(y)
+    _store_rows(y, y_desc, row + START, part * y.shape[0], buffer)
+
+
+@gluon.jit
+def _gated(y):
     """``silu(gate) * up`` [channels / 2, tokens], eight channels of gate and of up in turn."""
     HEIGHT: gl.constexpr = y.shape[0]
     BLOCK_M: gl.constexpr = y.shape[1]
@@ -122,29 +185,32 @@ def gated(y):
 
 
 @gluon.jit
-def store_tile(y, y_desc, row, column, buffer, CHUNKS: gl.constexpr):
-    """``y`` [channels, tokens] to its place."""
+def _store_rows(y, y_desc, row, column, buffer):
+    """``y`` [channels, tokens] to its place, as much as ``buffer`` holds at a time."""
     if y.shape[0] > ROWS:
         parts = gl.permute(gl.reshape(y, [2, ROWS, y.shape[1]]), [1, 2, 0])
         y_first, y_second = gl.split(parts)
-        store_tile(y_first, y_desc, row, column, buffer, CHUNKS)
-        store_tile(y_second, y_desc, row, column + ROWS, buffer, CHUNKS)
-    elif CHUNKS == 1:
-        _store(y, y_desc, row, column, buffer)
-    else:
+        _store_rows(y_first, y_desc, row, column, buffer)
+        _store_rows(y_second, y_desc, row, column + ROWS, buffer)
+    elif y.shape[1] > buffer.shape[0]:
         HALF: gl.constexpr = y.shape[1] // 2
         parts = gl.permute(gl.reshape(y, [y.shape[0], 2, HALF]), [0, 2, 1])
         y_first, y_second = gl.split(parts)
-        _store(y_first, y_desc, row, column, buffer)
-        _store(y_second, y_desc, row + HALF, column, buffer)
+        _store_rows(y_first, y_desc, row, column, buffer)
+        _store_rows(y_second, y_desc, row + HALF, column, buffer)
+    else:
+        _store(y, y_desc, row, column, buffer.slice(0, y.shape[1], dim=0))
 
 
 @gluon.jit
 def _store(y, y_desc, row, column, buffer):
-    """Through ``buffer``, which the last store may hold."""
+    """Through ``buffer``, which the last store may hold, by TMA's boxes."""
     tma.store_wait(0)
     gl.thread_barrier()
     buffer.permute([1, 0]).store(y)
     fence_async_shared()
     gl.thread_barrier()
-    tma.async_copy_shared_to_global(y_desc, [row, column], buffer)
+    BOX: gl.constexpr = y_desc.block_shape[0]
+    for start in gl.static_range(0, y.shape[1], BOX):
+        box = buffer.slice(start, BOX, dim=0)
+        tma.async_copy_shared_to_global(y_desc, [row + start, column], box)

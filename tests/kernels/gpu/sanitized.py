@@ -33,6 +33,8 @@ HOPPER_TILES = [
     HopperTile(128, 6, 1, 4),
     HopperTile(256, 4, takes_turns=True),
     HopperTile(128, 5, 1, STREAM_K, channels=256),
+    HopperTile(96, 9, 1, 2),
+    HopperTile(224, 5, 1, STREAM_K),
 ]
 
 

@@ -134,14 +134,14 @@ class Descriptor:
     layout = None
 
     def __init__(self, memory: np.ndarray, block: list[int]) -> None:
-        self.memory, self.block, self.dtype = memory, block, memory.dtype
+        self.memory, self.block_shape, self.dtype = memory, block, memory.dtype
 
     def part(self, start: list[int]) -> np.ndarray:
-        ends = zip(start, self.block, strict=True)
+        ends = zip(start, self.block_shape, strict=True)
         return self.memory[tuple(slice(begin, begin + size) for begin, size in ends)]
 
     def read(self, start: list[int]) -> np.ndarray:
-        block, part = np.zeros(self.block, self.dtype), self.part(start)
+        block, part = np.zeros(self.block_shape, self.dtype), self.part(start)
         block[tuple(map(slice, part.shape))] = part
         return block
 
@@ -165,7 +165,7 @@ class Shared:
     """Shared memory, or barriers in it."""
 
     def __init__(self, machine: Machine, memory: np.ndarray) -> None:
-        self.machine, self.memory = machine, memory
+        self.machine, self.memory, self.shape = machine, memory, memory.shape
 
     @property
     def barrier(self) -> Barrier:
@@ -268,7 +268,7 @@ def language(machine: Machine) -> dict[str, Any]:
 
     def fetch(source: Descriptor, start: list[int], barrier: Shared, target: Shared) -> None:
         memory = target.memory
-        assert (memory.shape, memory.dtype) == (tuple(source.block), source.dtype)
+        assert (memory.shape, memory.dtype) == (tuple(source.block_shape), source.dtype)
         machine.step()
         noise = machine.lots.randbytes(memory.nbytes)
         memory[...] = np.frombuffer(noise, memory.dtype).reshape(memory.shape)
@@ -294,9 +294,9 @@ def language(machine: Machine) -> dict[str, Any]:
         worker = threading.current_thread()
         machine.step(lambda: worker.stores <= pending)
 
-    def product_wait(_pending: int, deps: list[Any]) -> tuple[Array, Shared]:
+    def product_wait(_pending: int, deps: list[Any]) -> list[Any]:
         machine.step()
-        return deps[0].finish(), deps[1]
+        return [dep.finish() if isinstance(dep, Product) else dep for dep in deps]
 
     def no_layout(*_: object) -> None:
         return None

@@ -10,6 +10,7 @@ triton = pytest.importorskip("triton", reason="needs triton, which torch's CPU b
 from qoq.kernels.gpu.gemm.w4a8_config import STREAM_K, HopperTile  # noqa: E402
 from qoq.kernels.gpu.gemm.w4a8_gluon import (  # noqa: E402
     _layouts,
+    chunks,
     registers,
     stored_block,
     w4a8_gemm_gluon,
@@ -17,6 +18,7 @@ from qoq.kernels.gpu.gemm.w4a8_gluon import (  # noqa: E402
 from qoq.kernels.gpu.gemm.w4a8_gluon_kernel import _w4a8_kernel  # noqa: E402
 from qoq.kernels.gpu.gemm.w4a8_operands import Workspace  # noqa: E402
 from qoq.kernels.gpu.gemm.w4a8_table import shipped_table  # noqa: E402
+from qoq.kernels.gpu.sizes import next_power_of_2  # noqa: E402
 from qoq.kernels.quantize import QuantizedActivations  # noqa: E402
 
 from ..sass import assemble, compile_ahead, main_loop  # noqa: E402
@@ -55,15 +57,22 @@ HIGH_TILES = [
     HopperTile(64, 8, 1, STREAM_K, channels=256),
     HopperTile(128, 5, 1, 2, channels=256),
 ]
+STRIP_TILES = [
+    HopperTile(224, 5, 1, STREAM_K),
+    HopperTile(96, 6, 1, 2, channels=256),
+    HopperTile(96, 9, 1, STREAM_K),
+    HopperTile(160, 6, 1, 2, takes_turns=True),
+    HopperTile(192, 5, 1, 4),
+]
 
 
 def shipped_tiles() -> set[HopperTile]:
-    """As the table has them, and narrow ones; what splits K compiles to the same code."""
+    """As the table has them, and some others; what splits K compiles to the same code."""
     table = shipped_table(90)
     assert table is not None
     configs = {choice.config for choices in table.choices.values() for choice in choices}
     tiles = [tile for tile in configs if isinstance(tile, HopperTile)]
-    tiles += NARROW_TILES[2:] + HIGH_TILES
+    tiles += NARROW_TILES[2:] + HIGH_TILES + STRIP_TILES[:2]
     return {tile._replace(split_k=1) for tile in tiles}
 
 
@@ -78,7 +87,7 @@ def test_main_loop_is_clean(groups: int) -> None:
 @pytest.mark.slow
 def test_a_gated_weight_s_loop_is_clean_too() -> None:
     wide = [HopperTile(64, 5, 1, 4, 2), HopperTile(256, 4, takes_turns=True), HIGH_TILES[1]]
-    for tile in (*wide, NARROW_TILES[3]):
+    for tile in (*wide, NARROW_TILES[3], STRIP_TILES[0]):
         assert_is_clean(1, tile, is_gated=True)
 
 
@@ -98,22 +107,26 @@ def assert_is_clean(groups: int, tile: HopperTile, is_gated: bool) -> None:
 def compile_for(groups: int, tile: HopperTile, is_gated: bool):  # type: ignore[no-untyped-def]
     y_block = stored_block(tile, is_gated)
     half, line, swizzled = _layouts(y_block[1])
+    line_block = [next_power_of_2(tile.block_m)]
+    x_types = [f"tensordesc<i8[{strip}, 64],{half!r}>" for strip in tile.strips]
+    x_descs = dict(zip(["x_desc", "x2_desc", "x3_desc"], x_types, strict=False))
     descriptors = {
-        "x_desc": f"tensordesc<i8[{tile.block_m}, 64],{half!r}>",
+        **x_descs,
         "w_desc": f"tensordesc<u8[64, 64],{half!r}>",
         "group_desc": f"tensordesc<i32[64],{line!r}>",
-        "scale_desc": f"tensordesc<fp32[{tile.block_m}],{line!r}>",
-        "sum_desc": f"tensordesc<i32[{tile.block_m}],{line!r}>",
+        "scale_desc": f"tensordesc<fp32{line_block},{line!r}>",
+        "sum_desc": f"tensordesc<i32{line_block},{line!r}>",
         "y_desc": f"tensordesc<fp16{y_block},{swizzled!r}>",
     }
     constants = {
+        **dict.fromkeys({"x2_desc", "x3_desc"} - {*x_descs}),
         "BLOCK_M": tile.block_m,
         "GROUPS": groups,
         "STAGES": tile.num_stages,
         "BOXES": tile.boxes,
         "PARTS": tile.parts,
         "HEIGHT": tile.channels // tile.parts,
-        "CHUNKS": tile.block_m // y_block[0],
+        "CHUNKS": chunks(tile, is_gated),
         "HAS_BIAS": True,
         "IS_GATED": is_gated,
         "TAKES_TURNS": tile.takes_turns,
@@ -172,7 +185,7 @@ def test_other_widths_equal_the_definition_on_a_gpu(n: int, k: int, group_size: 
     x, bias = random_activations(500, k), torch.randn(n, device="cuda").bfloat16()
     expected = reference(x, operands)
     with_bias = product(x, operands.integers, operands.copies[0].scales)
-    for tile in NARROW_TILES + HIGH_TILES:
+    for tile in NARROW_TILES + HIGH_TILES + STRIP_TILES:
         for config in (tile._replace(split_k=1), tile):
             for m in (1, 16, 17, 33, 64, 100, 128, 255, 256, 500):
                 part = head(x, m)
@@ -200,7 +213,7 @@ def test_a_gated_weight_gives_silu_mul_on_a_gpu(
     workspace, x = Workspace(torch.device("cuda")), random_activations(500, k)
     y = w4a8_gemm_gluon(x, plain, TILES[4], workspace, None, dtype)
     wide = [TILES[0], TILES[2], TILES[5], *HIGH_TILES]
-    for tile in (*wide, NARROW_TILES[1], NARROW_TILES[3]):
+    for tile in (*wide, NARROW_TILES[1], NARROW_TILES[3], *STRIP_TILES[:2]):
         for config in {tile._replace(split_k=split_k) for split_k in (1, 4, STREAM_K)}:
             for m in (1, 129, 500):
                 for _ in range(3):

@@ -10,7 +10,7 @@ from torch import Tensor
 pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
 from qoq.kernels.gpu.gemm import w4a8_gluon
-from qoq.kernels.gpu.gemm.w4a8_config import STREAM_K, HopperTile
+from qoq.kernels.gpu.gemm.w4a8_config import MAX_STRIPS, STREAM_K, HopperTile
 from qoq.kernels.gpu.gemm.w4a8_gluon_kernel import _w4a8_kernel
 from qoq.kernels.gpu.gemm.w4a8_operands import Workspace
 from qoq.kernels.gpu.gemm.w4a8_weight import (
@@ -20,6 +20,7 @@ from qoq.kernels.gpu.gemm.w4a8_weight import (
     pack_per_group,
 )
 from qoq.kernels.gpu.quantized_rows import QuantizedRows
+from qoq.kernels.gpu.sizes import next_power_of_2, round_up
 from qoq.kernels.packing import pack_codes
 
 from .gluon_machine import Array, Descriptor, Machine, Pointer, array, interpreted
@@ -34,6 +35,11 @@ TILES = [
     HopperTile(256, 2),
     HopperTile(64, 3, channels=256),
     HopperTile(128, 2, channels=256),
+    HopperTile(96, 3),
+    HopperTile(96, 2, channels=256),
+    HopperTile(160, 2, 2, takes_turns=True),
+    HopperTile(192, 2),
+    HopperTile(224, 2),
 ]
 
 
@@ -48,7 +54,8 @@ def test_equals_the_definition(
     lots = np.random.default_rng(TILES.index(tile._replace(split_k=1)) + 10 * split_k)
     torch.manual_seed(split_k)
     for group_size, k in ((128, 640), (64, 576), (-1, 1088)):
-        m, n = int(lots.choice([1, 17, 70])), int(lots.choice([72, 200]))
+        most = most_rows(tile)
+        m, n = int(lots.choice([1, 17, most, most - 20])), int(lots.choice([72, 200]))
         num_blocks = int(lots.choice([1, 2, 5, 16]))
         monkeypatch.setattr(w4a8_gluon, "_num_multiprocessors", lambda _, count=num_blocks: count)
         weight, integers = random_weight(n, k, group_size)
@@ -71,8 +78,9 @@ def test_a_gated_weight_gives_silu_mul(tile: HopperTile, monkeypatch: pytest.Mon
         tile = tile._replace(split_k=split_k)
         weight, integers = random_weight(n, k, group_size)
         weight = replace(weight, is_gated=True)
-        x = torch.randint(-127, 128, (70, k), dtype=torch.int8)
-        x_scales, bias = torch.rand(70, 1) * 2**-15, torch.randn(n)
+        m = most_rows(tile)
+        x = torch.randint(-127, 128, (m, k), dtype=torch.int8)
+        x_scales, bias = torch.rand(m, 1) * 2**-15, torch.randn(n)
         acc = (x.double() @ integers.double().t()).float()
         y = (acc * (x_scales * weight.scales) + bias).half().float()
         gate, up = y.unflatten(1, (-1, 2, 8)).movedim(2, 0).numpy()
@@ -80,6 +88,11 @@ def test_a_gated_weight_gives_silu_mul(tile: HopperTile, monkeypatch: pytest.Mon
         got = multiply(x, x_scales, weight, bias, tile, workspace, split_k, torch.float16)
         assert torch.equal(got, expected.half().flatten(1)), (n, k, tile)
         assert not workspace.counters.any()
+
+
+def most_rows(tile: HopperTile) -> int:
+    """Enough to reach into every strip of a tile, and into a second tile."""
+    return tile.block_m + 9 if len(tile.strips) > 1 else 70
 
 
 def random_weight(n: int, k: int, group_size: int) -> tuple[W4A8Weight, Tensor]:
@@ -116,12 +129,15 @@ def multiply(
     y_block = w4a8_gluon.stored_block(tile, weight.is_gated)
     y = torch.full((m, weight.num_outputs), torch.nan, dtype=out_dtype)
     sums = x.sum(1, dtype=torch.int32)
+    line = [next_power_of_2(tile.block_m)]
+    x_descs = [Descriptor(x.numpy(), [strip, 64]) for strip in tile.strips]
     operands = [
-        Descriptor(x.numpy(), [tile.block_m, 64]),
+        *x_descs,
+        *[None] * (MAX_STRIPS - len(x_descs)),
         Descriptor(weight.boxes.view(-1, 64).numpy(), [ROWS, 64]),
         Descriptor((sums if weight.groups is None else weight.groups.view(-1)).numpy(), [ROWS]),
-        Descriptor(x_scales.view(-1).numpy(), [tile.block_m]),
-        Descriptor(sums.numpy(), [tile.block_m]),
+        Descriptor(x_scales.view(-1).numpy(), line),
+        Descriptor(sums.numpy(), line),
         Descriptor(y.numpy(), y_block),
     ]
     zeros = weight.scales if weight.zeros is None else weight.zeros
@@ -130,7 +146,7 @@ def multiply(
     sizes = (n, weight.boxes.shape[1], shares.tiles_m, shares.tiles_n, shares.steps, shares.share)
     for block in range(shares.num_blocks):
         machine = Machine(seed + block, block, shares.num_blocks)
-        kernel = interpreted(_w4a8_kernel, machine, _dequantize=dequantize, _codes=nibbles)
+        kernel = interpreted(_w4a8_kernel, machine, dequantize=dequantize, only_codes=nibbles)
         kernel(
             *operands,
             *sizes,
@@ -140,7 +156,7 @@ def multiply(
             BOXES=tile.boxes,
             PARTS=tile.parts,
             HEIGHT=tile.channels // tile.parts,
-            CHUNKS=tile.block_m // y_block[0],
+            CHUNKS=w4a8_gluon.chunks(tile, weight.is_gated),
             HAS_BIAS=True,
             IS_GATED=weight.is_gated,
             TAKES_TURNS=tile.takes_turns,
@@ -172,8 +188,8 @@ def test_tma_reads_whole_tiles_where_there_is_memory_behind_the_rows() -> None:
         (exact, 128, 91),
         (exact[64:, :64], 16, 27),
     ):
-        tiles_m = -(-len(codes) // block_m)
-        described = w4a8_gluon._whole_tiles(codes, tiles_m, [block_m, 64], layout)
+        num_rows = round_up(len(codes), block_m)
+        described = w4a8_gluon._whole_tiles(codes, num_rows, [block_m, 64], layout)
         assert described.shape == [expected, codes.shape[1]], (len(codes), block_m)
 
 

@@ -60,3 +60,17 @@ def test_no_table_of_what_nobody_measured():
 def test_the_portable_choice_starts_early_only_where_the_gpu_can(m: int):
     assert portable_config(m, 90).overlaps and not portable_config(m, 89).overlaps
     assert portable_config(m, 80).block_m >= min(m, 128)
+
+
+@pytest.mark.parametrize(
+    ("block_m", "strips"),
+    [(16, (16,)), (256, (256,)), (96, (64, 32)), (160, (128, 32)), (224, (128, 64, 32))],
+)
+def test_a_tile_s_tokens_are_strips_of_powers_of_two(block_m: int, strips: tuple[int, ...]):
+    assert HopperTile(block_m, 4).strips == strips
+
+
+@pytest.mark.parametrize(("block_m", "channels"), [(96, 64), (240, 128), (100, 128), (8, 128)])
+def test_strips_that_no_tile_has_are_refused(block_m: int, channels: int):
+    with pytest.raises(ValueError, match=f"block_m: expected .* got {block_m}"):
+        _ = HopperTile(block_m, 4, 2, channels=channels).strips
