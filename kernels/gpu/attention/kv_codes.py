@@ -35,20 +35,20 @@ def _split_nibbles(w, ASM: tl.constexpr):
         c = (t & 0xF).to(tl.float16, bitcast=True)
         d = (t & 0xF0).to(tl.float16, bitcast=True)
         return a, b, c, d
+    a = _masked(w, "and.b32 $0, $1, 0x000F000F;")
+    b = _masked(w, "and.b32 $0, $1, 0x00F000F0;")
+    c = _masked(w, "{ .reg .b32 t; shr.u32 t, $1, 8; and.b32 $0, t, 0x000F000F; }")
+    d = _masked(w, "{ .reg .b32 t; shr.u32 t, $1, 8; and.b32 $0, t, 0x00F000F0; }")
+    return a, b, c, d
+
+
+@triton.jit
+def _masked(w, INSTRUCTIONS: tl.constexpr):
+    """The fp16 that are left of pairs of words. One result each: of several Triton 3.8 takes the
+    first from registers, the others by way of shared memory.
+    """
     return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 t;
-        and.b32 $0, $4, 0x000F000F;
-        and.b32 $1, $4, 0x00F000F0;
-        shr.u32 t, $4, 8;
-        and.b32 $2, t, 0x000F000F;
-        and.b32 $3, t, 0x00F000F0;
-        }""",
-        "=r,=r,=r,=r,r",
-        [w],
-        dtype=(tl.float16, tl.float16, tl.float16, tl.float16),
-        is_pure=True,
-        pack=2,
+        INSTRUCTIONS, "=r,r", [w], dtype=tl.float16, is_pure=True, pack=2
     )
 
 
@@ -56,16 +56,5 @@ def _split_nibbles(w, ASM: tl.constexpr):
 def _split_bytes(w, ASM: tl.constexpr):
     if not ASM:
         return (w & 0xFF).to(tl.float16, bitcast=True), (w >> 8).to(tl.float16, bitcast=True)
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 t;
-        and.b32 $0, $2, 0x00FF00FF;
-        shr.u32 t, $2, 8;
-        and.b32 $1, t, 0x00FF00FF;
-        }""",
-        "=r,=r,r",
-        [w],
-        dtype=(tl.float16, tl.float16),
-        is_pure=True,
-        pack=2,
-    )
+    low = _masked(w, "and.b32 $0, $1, 0x00FF00FF;")
+    return low, _masked(w, "{ .reg .b32 t; shr.u32 t, $1, 8; and.b32 $0, t, 0x00FF00FF; }")

@@ -7,10 +7,11 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+
+from qoq.kernels.gpu.triton_versions import async_load, thread_barrier
 
 HALF: gl.constexpr = gl.constexpr(64)  # rows of a warp group, and of one instruction
 MASKED: gl.constexpr = gl.constexpr(-1e30)  # minus infinity where a difference must be a number
@@ -63,12 +64,12 @@ def _fetch(kv_desc, program_ptr, rings, barriers, work, TILE: gl.constexpr, STAG
             ready = key_full.index(stage)
             mbarrier.expect(ready, BYTES)
             place = row + tile * TILE
-            tma.async_copy_global_to_shared(kv_desc, [place, 0], ready, key_ring.index(stage))
+            async_load(kv_desc, [place, 0], ready, key_ring.index(stage))
             mbarrier.wait(value_empty.index(stage), phase)
             ready = value_full.index(stage)
             mbarrier.expect(ready, BYTES)
             place += num_rows
-            tma.async_copy_global_to_shared(kv_desc, [place, 0], ready, value_ring.index(stage))
+            async_load(kv_desc, [place, 0], ready, value_ring.index(stage))
             count += 1
 
 
@@ -237,10 +238,10 @@ def _attend(
     own = _queries(q_ptr, 0, program_ptr, row, work, D, HEADS, GROUP, WIDTH, TILE)
     for turn in range(num_turns):
         _h, _t, num_tokens, first_position, _b, first, stop = _item(turn, program_ptr, work, TILE)
-        gl.thread_barrier()
+        thread_barrier()
         q.store(own)
         fence_async_shared()
-        gl.thread_barrier()
+        thread_barrier()
 
         stage = count % STAGES
         mbarrier.wait(key_full.index(stage), count // STAGES & 1)
@@ -300,7 +301,7 @@ def _attend(
         q.store((out / gl.expand_dims(total, 1)).to(dtype).to(gl.float16, bitcast=True))
         if WIDTH > 128:
             own = _queries(q_ptr, after, program_ptr, row, work, D, HEADS, GROUP, WIDTH, TILE)
-        gl.thread_barrier()
+        thread_barrier()
         rows = q.load(MEMORY).to(dtype, bitcast=True)
         # Once more: kept, they would take 50 registers of the loops above.
         place, in_rows = _rows(turn, program_ptr, row, work, D, HEADS, GROUP, WIDTH, TILE)

@@ -27,6 +27,7 @@ from qoq.kernels.gpu.gemm.w4a8_gluon_sums import (
     store_strip,
     take_sums,
 )
+from qoq.kernels.gpu.triton_versions import async_load
 
 
 @gluon.jit
@@ -86,12 +87,12 @@ def _fetch_weights(
                     box = boxes + step * BOXES + depth
                     place = (stage * BOXES + depth) * PARTS + row // HEIGHT
                     w = w_ring.index(place).slice(row % HEIGHT, ROWS, dim=0)
-                    tma.async_copy_global_to_shared(w_desc, [box * ROWS, 0], ready, w)
+                    async_load(w_desc, [box * ROWS, 0], ready, w)
                     for group in gl.static_range(GROUPS):
                         words = group_ring.index(place * GROUPS + group)
                         words = words.slice(row % HEIGHT, ROWS, dim=0)
                         start = (box * GROUPS + group) * ROWS
-                        tma.async_copy_global_to_shared(group_desc, [start], ready, words)
+                        async_load(group_desc, [start], ready, words)
             count += 1
 
 
@@ -128,16 +129,16 @@ def _fetch_activations(
                 mbarrier.expect(ready, BLOCK_M * BOXES * 128 + LINE_BYTES)
                 row = [tile_m * BLOCK_M]
                 scales = scale_ring.index(turn).slice(0, LINE, dim=0)
-                tma.async_copy_global_to_shared(scale_desc, row, ready, scales)
+                async_load(scale_desc, row, ready, scales)
                 if GROUPS == 0:
                     sums = sum_ring.index(turn).slice(0, LINE, dim=0)
-                    tma.async_copy_global_to_shared(sum_desc, row, ready, sums)
+                    async_load(sum_desc, row, ready, sums)
             else:
                 mbarrier.expect(ready, BLOCK_M * BOXES * 128)
             for half in gl.static_range(2 * BOXES):
                 for strip in gl.static_range(len(x_descs)):
                     row = tile_m * BLOCK_M + first_row(x_descs[strip].block_shape[0], BLOCK_M)
-                    tma.async_copy_global_to_shared(
+                    async_load(
                         x_descs[strip],
                         [row, (step * 2 * BOXES + half) * 64],
                         ready,

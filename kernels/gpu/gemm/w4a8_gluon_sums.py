@@ -11,6 +11,7 @@ from triton.language.extra.cuda import gdc_wait
 
 from qoq.kernels.gpu.gemm.w4a8_gluon_products import first_row
 from qoq.kernels.gpu.silu_mul import silu_mul
+from qoq.kernels.gpu.triton_versions import async_store, thread_barrier
 
 ROWS: gl.constexpr = gl.constexpr(64)  # channels of a box, and of a store
 
@@ -22,7 +23,7 @@ def give_sums(acc, exchange, handover, turn):
     """
     mbarrier.wait(handover.index(1), turn ^ 1)
     exchange.store(_by_thread(acc))
-    gl.thread_barrier()
+    thread_barrier()
     mbarrier.arrive(handover.index(0), count=1)
 
 
@@ -32,7 +33,7 @@ def take_sums(acc, exchange, handover, turn):
     mbarrier.wait(handover.index(0), turn)
     sums = _by_thread(acc)
     sums += exchange.load(sums.type.layout)
-    gl.thread_barrier()
+    thread_barrier()
     mbarrier.arrive(handover.index(1), count=1)
     return _by_place(sums, acc)
 
@@ -62,7 +63,7 @@ def leave_share(
         element = gl.arange(0, sums.shape[0], sums.type.layout)
         place = (own_share() * PARTS + PART) * SHARE + first_row(sums.shape[0], SHARE)
         gl.store(partial_ptr + place + element, sums)
-    gl.thread_barrier()
+    thread_barrier()
     gl.atomic_add(counter_ptr + tile * PARTS + PART, 1, sem="release")
 
 
@@ -206,11 +207,11 @@ def _store_rows(y, y_desc, row, column, buffer):
 def _store(y, y_desc, row, column, buffer):
     """Through ``buffer``, which the last store may hold, by TMA's boxes."""
     tma.store_wait(0)
-    gl.thread_barrier()
+    thread_barrier()
     buffer.permute([1, 0]).store(y)
     fence_async_shared()
-    gl.thread_barrier()
+    thread_barrier()
     BOX: gl.constexpr = y_desc.block_shape[0]
     for start in gl.static_range(0, y.shape[1], BOX):
         box = buffer.slice(start, BOX, dim=0)
-        tma.async_copy_shared_to_global(y_desc, [row + start, column], box)
+        async_store(y_desc, [row + start, column], box)

@@ -117,19 +117,14 @@ def _split_nibbles(w, ASSEMBLY: tl.constexpr):
     """The codes themselves, int8, low and high nibbles."""
     if not ASSEMBLY:
         return (w & 15).to(tl.int8), (w >> 4).to(tl.int8)
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 t;
-        and.b32 $0, $2, 0x0F0F0F0F;
-        shr.u32 t, $2, 4;
-        and.b32 $1, t, 0x0F0F0F0F;
-        }""",
-        "=r,=r,r",
-        [w],
-        dtype=(tl.int8, tl.int8),
-        is_pure=True,
-        pack=4,
-    )
+    low = _masked(w, "and.b32 $0, $1, 0x0F0F0F0F;")
+    return low, _masked(w, "{ .reg .b32 t; shr.u32 t, $1, 4; and.b32 $0, t, 0x0F0F0F0F; }")
+
+
+@triton.jit
+def _masked(w, INSTRUCTIONS: tl.constexpr):
+    """One result each: of several Triton 3.8 sends the second through shared memory."""
+    return tl.inline_asm_elementwise(INSTRUCTIONS, "=r,r", [w], dtype=tl.int8, is_pure=True, pack=4)
 
 
 @triton.jit

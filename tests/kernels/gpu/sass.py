@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
+
+from qoq.kernels.gpu import triton_versions  # noqa: F401  # says whether products and sums fuse
 
 
 def compile_ahead(
@@ -38,7 +42,10 @@ def main_loop(cubin: bytes) -> list[str]:
         file.write(cubin)
         file.flush()
         sass = subprocess.run(
-            [_tool("cuobjdump"), "-sass", file.name], capture_output=True, text=True, check=True
+            [knobs.nvidia.cuobjdump.path, "-sass", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?(.*?);", sass)
     lines = [(int(address, 16), text) for address, text in found]
@@ -63,10 +70,7 @@ def assemble(ptx: str, arch: int) -> str:
         path = Path(folder) / "kernel.ptx"
         path.write_text(ptx)
         name = f"sm_{arch}" + "a" * (arch == 90)
-        command = [_tool("ptxas"), "-v", f"--gpu-name={name}", str(path), "-o", f"{folder}/out"]
+        options = ["-v", f"--gpu-name={name}", "-o", f"{folder}/out"]
+        command = [get_ptxas(arch).path, *options, str(path)]
         run = subprocess.run(command, capture_output=True, text=True, check=True)
     return run.stdout + run.stderr
-
-
-def _tool(name: str) -> str:
-    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)

@@ -306,11 +306,10 @@ def language(machine: Machine) -> dict[str, Any]:
         "mbarrier": SimpleNamespace(
             MBarrierLayout=no_layout, init=init, wait=wait, arrive=arrive, expect=expect
         ),
-        "tma": SimpleNamespace(
-            async_copy_global_to_shared=fetch,
-            async_copy_shared_to_global=store_block,
-            store_wait=store_wait,
-        ),
+        "tma": SimpleNamespace(store_wait=store_wait),
+        "async_load": fetch,
+        "async_store": store_block,
+        "thread_barrier": machine.step,
         "warpgroup_mma": lambda a, b, acc, is_async: Product(acc, a, b),
         "warpgroup_mma_wait": product_wait,
         "fence_async_shared": lambda: None,
@@ -331,7 +330,6 @@ def language(machine: Machine) -> dict[str, Any]:
             program_id=lambda axis: array(machine.program),
             num_programs=lambda axis: machine.num_programs,
             allocate_shared_memory=allocate,
-            thread_barrier=machine.step,
             warp_specialize=lambda jobs, warps, registers: machine.run(jobs),
             arange=lambda start, end, layout: array(np.arange(start, end)),
             zeros=lambda shape, dtype, layout: array(np.zeros(shape, dtype)),
