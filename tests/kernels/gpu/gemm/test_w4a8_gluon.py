@@ -67,14 +67,12 @@ STRIP_TILES = [
 
 
 def shipped_tiles(per_channel: bool) -> set[HopperTile]:
-    """As the table has them, and some others; what splits K compiles to the same code."""
+    """Of the table; what splits K compiles to the same code."""
     table = shipped_table(90)
     assert table is not None
     of_kind = [table.choices[shape] for shape in table.choices if shape.per_channel == per_channel]
     configs = {choice.config for choices in of_kind for choice in choices}
-    tiles = [tile for tile in configs if isinstance(tile, HopperTile)]
-    tiles += NARROW_TILES[2:] + HIGH_TILES + STRIP_TILES[:2]
-    return {tile._replace(split_k=1) for tile in tiles}
+    return {tile._replace(split_k=1) for tile in configs if isinstance(tile, HopperTile)}
 
 
 @pytest.mark.slow
