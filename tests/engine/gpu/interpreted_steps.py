@@ -131,10 +131,7 @@ def calm(model: GpuModel) -> Run:
     )
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(0, id="again"), pytest.param(6, id="swapped", marks=pytest.mark.slow)],
-)
+@pytest.fixture(scope="module", params=[pytest.param(0, id="again"), pytest.param(6, id="swapped")])
 def pressed(model: GpuModel, request: pytest.FixtureRequest) -> Iterator[Run]:
     """What a preempted request has computed is computed again, or comes back from the host."""
     with pytest.MonkeyPatch.context() as patch:

@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("triton", reason="needs triton, which torch's CPU builds leave out")
 
 
-def run_interpreted(*names: str, marked: str = "not slow") -> None:
+def run_interpreted(*names: str) -> None:
     """In a process of its own, since the interpreter is chosen when triton is imported."""
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     run = subprocess.run(
-        [*command, "-m", marked, *(str(Path(__file__).with_name(name)) for name in names)],
+        [*command, *(str(Path(__file__).with_name(name)) for name in names)],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -34,11 +34,6 @@ def test_logits_equal_float64_s():
 @pytest.mark.slow
 def test_what_steps_look_like_changes_no_bit():
     run_interpreted("interpreted_steps.py")
-
-
-@pytest.mark.slow
-def test_blocks_that_were_swapped_change_no_bit():
-    run_interpreted("interpreted_steps.py", marked="slow")
 
 
 def test_the_device_is_told_of_each_token_and_what_it_samples_is_the_definition_s():
