@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from qoq.engine.build import runs_on_gpu
 from qoq.engine.checkpoint import Checkpoint
 from qoq.engine.config import EngineConfig
 from qoq.engine.dummy_checkpoint import DummyCheckpoint
@@ -52,17 +53,13 @@ class ModelSize:
         return tokens * self.block_bytes / self.block_size
 
 
-def is_on_gpu(config: EngineConfig) -> bool:
-    return config.device != "cpu" and torch.cuda.is_available()
-
-
 def model_size(config: EngineConfig) -> ModelSize:
     """Loads no weight. Raises CheckpointError or ValueError as the engine would."""
     checkpoint = open_checkpoint(config, torch.device("cpu"))
     model = parse_model_config(checkpoint.config)
     precision = checkpoint.precision_for(config.precision)
     fmt = kv_format(model, precision)
-    dense_bytes = 2 if is_on_gpu(config) else 4
+    dense_bytes = 2 if runs_on_gpu(config) else 4
     return ModelSize(
         layer=_layer(model),
         weight_bytes=_weight_bytes(checkpoint, precision),

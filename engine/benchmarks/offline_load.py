@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from qoq.engine.benchmarks.bench_engine import HELD_TOKENS, BenchEngine
 from qoq.engine.benchmarks.best_batch import best_batch
-from qoq.engine.benchmarks.model_size import ModelSize, is_on_gpu
+from qoq.engine.benchmarks.model_size import ModelSize
+from qoq.engine.build import runs_on_gpu
 from qoq.engine.config import EngineConfig
 
 
@@ -36,7 +37,7 @@ class OfflineLoad:
 
 def config_for(config: EngineConfig, load: OfflineLoad, size: ModelSize) -> EngineConfig:
     """With room for ``load`` and no more. Raises ValueError where it exceeds a limit."""
-    limit, step_tokens = size.max_position_embeddings, config.step_tokens(is_on_gpu(config))
+    limit, step_tokens = size.max_position_embeddings, config.step_tokens(runs_on_gpu(config))
     if load.num_tokens > limit:
         raise ValueError(
             f"--input-len {load.input_len} and --output-len {load.output_len} together exceed the "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from qoq.engine.benchmarks.bench_engine import HELD_TOKENS, BenchEngine
 from qoq.engine.benchmarks.held_rate import held_rate
-from qoq.engine.benchmarks.model_size import is_on_gpu
+from qoq.engine.build import runs_on_gpu
 from qoq.engine.config import EngineConfig
 from qoq.engine.dummy_checkpoint import read_shape, shape_folder
 
@@ -39,7 +39,7 @@ def measure_sweep(config: EngineConfig, batches: list[int], contexts: list[int])
     Raises:
         ValueError: the engine does not come up.
     """
-    step_tokens = max(config.step_tokens(is_on_gpu(config)), *batches)
+    step_tokens = max(config.step_tokens(runs_on_gpu(config)), *batches)
     config = replace(
         config,
         max_num_seqs=max(batches),

@@ -9,7 +9,7 @@ from functools import partial
 
 from qoq.engine.benchmarks.bench_engine import BenchEngine
 from qoq.engine.benchmarks.breakdown import StepBreakdown, break_down
-from qoq.engine.benchmarks.model_size import is_on_gpu, model_size
+from qoq.engine.benchmarks.model_size import model_size
 from qoq.engine.benchmarks.offline_load import (
     OfflineLoad,
     choose_batch,
@@ -17,6 +17,7 @@ from qoq.engine.benchmarks.offline_load import (
 )
 from qoq.engine.benchmarks.rate import Rate, last_first_token_s, random_prompts
 from qoq.engine.benchmarks.roofline import Ceilings, decode_rate, decode_step_us, measure_ceilings
+from qoq.engine.build import runs_on_gpu
 from qoq.engine.config import EngineConfig
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def measure_throughput(config: EngineConfig, load: OfflineLoad, breakdown: bool)
     """
     size = model_size(config)
     config = config_for(config, load, size)
-    ceilings = measure_ceilings() if is_on_gpu(config) else None
+    ceilings = measure_ceilings() if runs_on_gpu(config) else None
     step_us = None if ceilings is None else partial(decode_step_us, size, ceilings)
     engine = BenchEngine(config)
     try:

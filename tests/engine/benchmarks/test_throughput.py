@@ -48,7 +48,7 @@ def test_where_the_card_s_ceilings_are_known_there_is_a_roofline(
 ):
     """At 1 TB/s and no end of products: 4 layers' GEMMs and 3 requests' 120 tokens of KV."""
     module = "qoq.engine.benchmarks.throughput"
-    monkeypatch.setattr(f"{module}.is_on_gpu", lambda config: True)
+    monkeypatch.setattr(f"{module}.runs_on_gpu", lambda config: True)
     monkeypatch.setattr(f"{module}.measure_ceilings", lambda: Ceilings(1.0, 1e9))
     result = measure_throughput(on_cpu(shape), OfflineLoad(100, 40, batch=3), True)
     weights = 2 * 147_456 * (0.5 + 4 / 128) + 96 * 128

@@ -67,12 +67,14 @@ STRIP_TILES = [
 
 
 def shipped_tiles(per_channel: bool) -> set[HopperTile]:
-    """Of the table; what splits K compiles to the same code."""
+    """As the table has them, and some others; what splits K compiles to the same code."""
     table = shipped_table(90)
     assert table is not None
     of_kind = [table.choices[shape] for shape in table.choices if shape.per_channel == per_channel]
     configs = {choice.config for choices in of_kind for choice in choices}
-    return {tile._replace(split_k=1) for tile in configs if isinstance(tile, HopperTile)}
+    tiles = [tile for tile in configs if isinstance(tile, HopperTile)]
+    tiles += NARROW_TILES[2:] + HIGH_TILES + STRIP_TILES[:2]
+    return {tile._replace(split_k=1) for tile in tiles}
 
 
 @pytest.mark.slow
